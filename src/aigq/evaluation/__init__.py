@@ -1,0 +1,1 @@
+"""Metrics, the table, the report."""

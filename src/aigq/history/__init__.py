@@ -1,0 +1,1 @@
+"""Tables -> what a model reads: sessions, surrogates, behaviours, prompts."""

@@ -1,0 +1,1 @@
+"""Channels that propose queries, behind one protocol."""

@@ -1,0 +1,1 @@
+"""What is predicted: cuts in time, label lists, splits."""

@@ -1,0 +1,137 @@
+"""The vocabulary of aigq: its tables, their columns and types. Read this first.
+
+Input tables, written by `aigq import` (Parquet, timestamps in UTC without zone):
+
+    events   what shoppers did, one row per action
+    items    what the shop sells
+    users    who they are, as far as the shop tells
+
+Derived tables, written by `aigq prepare` under RUN/prepared:
+
+    behaviours   the events that a model reads: one text per row, sorted by user and time
+    queries      every normalised query of the training events, with its leaf category
+    query_days   per query and day: issues and first-time users; the source of all causal counts
+    samples      one row per thing to predict: a cut in time and the queries that came after it
+
+A sample's history is never stored twice: it is rows [first_row, first_row + n_before) of `behaviours`,
+all of them strictly earlier than the sample's cut.
+"""
+
+from typing import Final, Literal, get_args
+
+import pyarrow as pa
+
+Action = Literal["search", "click", "cart", "purchase", "hint_impression", "hint_click", "exit"]
+ACTIONS: Final[tuple[str, ...]] = get_args(Action)
+Provenance = Literal["typed", "constructed"]
+Split = Literal["train", "valid", "test"]
+
+TIMESTAMP: Final = pa.timestamp("us")
+
+EVENTS: Final = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("ts", TIMESTAMP, nullable=False),
+        pa.field("action", pa.string(), nullable=False),
+        pa.field("query", pa.string()),
+        pa.field("item_id", pa.string()),
+        pa.field("request_id", pa.string()),
+        pa.field("position", pa.int32()),
+        pa.field("session_id", pa.string()),
+    ]
+)
+"""At-least-once input: rows equal in (user_id, ts, action, query, item_id, request_id) are one event."""
+
+EVENT_KEY: Final = ("user_id", "ts", "action", "query", "item_id", "request_id")
+
+ITEMS: Final = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("title", pa.string()),
+        pa.field("category", pa.list_(pa.string())),  # root to leaf
+        pa.field("brand", pa.string()),
+        pa.field("attributes", pa.map_(pa.string(), pa.string())),
+        pa.field("price", pa.float64()),
+    ]
+)
+
+USERS: Final = pa.schema(
+    [pa.field("user_id", pa.string(), nullable=False), pa.field("profile", pa.map_(pa.string(), pa.string()))]
+)
+
+REJECTED: Final = pa.schema(
+    [
+        pa.field("file", pa.string(), nullable=False),
+        pa.field("row", pa.int64()),  # 1-based row of the file, when known
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("content", pa.string()),  # the row as text, at most 1,000 characters
+    ]
+)
+
+BEHAVIOURS: Final = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("ts", TIMESTAMP, nullable=False),
+        pa.field("day", pa.int32(), nullable=False),  # days since 1970-01-01
+        pa.field("session", pa.int64(), nullable=False),  # ordinal of the session within the user, from 0
+        pa.field("action", pa.string(), nullable=False),  # search | click | cart | purchase
+        pa.field("text", pa.string(), nullable=False),  # the normalised query, or the item's surrogate
+        pa.field("query", pa.string()),  # the normalised query that the shopper issued, null on pure item events
+        pa.field("item_id", pa.string()),
+        pa.field("category", pa.string()),  # leaf category of the text, null when unknown
+    ]
+)
+
+QUERIES: Final = pa.schema(
+    [
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("category", pa.string()),  # leaf category: where its clicks or purchases mostly lead
+        pa.field("issues", pa.int64(), nullable=False),
+        pa.field("users", pa.int64(), nullable=False),  # distinct users, the k of the k-user rule
+        pa.field("provenance", pa.string(), nullable=False),
+    ]
+)
+
+QUERY_DAYS: Final = pa.schema(
+    [
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("day", pa.int32(), nullable=False),
+        pa.field("issues", pa.int64(), nullable=False),
+        pa.field("new_users", pa.int64(), nullable=False),  # users who issued it for the first time that day
+    ]
+)
+
+SAMPLES: Final = pa.schema(
+    [
+        pa.field("sample_id", pa.int64(), nullable=False),
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("cut", TIMESTAMP, nullable=False),  # history is strictly earlier than this
+        pa.field("day", pa.int32(), nullable=False),  # the day of the cut
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("first_row", pa.int64(), nullable=False),  # into `behaviours`
+        pa.field("n_before", pa.int64(), nullable=False),  # how many of the user's rows are before the cut
+        pa.field("targets", pa.list_(pa.string()), nullable=False),  # distinct, in log order
+        pa.field("novel", pa.list_(pa.bool_()), nullable=False),  # per target: never in the user's history
+        pa.field("shown", pa.list_(pa.string())),  # exposure mode: the hints shown, by position; else null
+    ]
+)
+
+LISTS: Final = pa.schema(
+    [
+        pa.field("sample_id", pa.int64(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),  # from 1
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("score", pa.float32()),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""What one system recommends for the samples of one split: RUN/lists/SYSTEM.parquet."""
+
+IMPORTED_TABLES: Final = {"events": EVENTS, "items": ITEMS, "users": USERS, "rejected": REJECTED}
+PREPARED_TABLES: Final = {
+    "behaviours": BEHAVIOURS,
+    "queries": QUERIES,
+    "query_days": QUERY_DAYS,
+    "samples": SAMPLES,
+    "users": USERS,
+}
