@@ -1,0 +1,65 @@
+"""`aigq import`: one source's log into the four tables."""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Final
+
+from aigq.errors import SourceError
+from aigq.sources.checks import RAW_COLUMNS, check
+from aigq.sources.summary import ImportSummary
+from aigq.sources.workspace import MEMORY_LIMIT, Workspace
+from aigq.sources.writing import write_tables
+from aigq.tables import Provenance
+
+Load = Callable[[Workspace, Path | None, Mapping[str, Any] | None], Provenance]
+"""Makes the relation `raw` (columns of checks.RAW_COLUMNS), and `raw_items` and `raw_users` where known."""
+
+SOURCES: Final = ("journey", "bestbuy", "online_retail", "kuaisearch", "ubi", "ga4", "files")
+
+
+def import_source(
+    source: str,
+    path: Path | None,
+    out: Path,
+    *,
+    columns: Mapping[str, Any] | None = None,
+    now: datetime | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+) -> ImportSummary:
+    """Read `path` as `source` and write or update the tables of `out`.
+
+    Args:
+        source: one of SOURCES.
+        path: the file or folder; None for a source that a package ships.
+        out: the folder of the tables. Tables that are there are merged with, duplicates collapse.
+        columns: for `files`: which column is what, see aigq.sources.files.
+        now: the moment against which times in the future are judged.
+        memory_limit: DuckDB's; what does not fit spills to disk.
+
+    Raises:
+        SourceError: the source is unknown, or the file is not what it should be; nothing was written.
+        EmptyLogError: no event is left; nothing was written.
+    """
+    if source not in SOURCES:
+        raise SourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
+    load: Load = import_module(f"aigq.sources.{source}").load
+    with Workspace(memory_limit) as workspace:
+        _empty_entities(workspace)
+        provenance = load(workspace, Path(path) if path is not None else None, columns)
+        check(workspace.db, now)
+        return write_tables(workspace, Path(out), source, provenance)
+
+
+def _empty_entities(workspace: Workspace) -> None:
+    columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in RAW_COLUMNS.items())
+    workspace.db.execute(f"CREATE VIEW raw AS SELECT {columns} WHERE false")
+    workspace.db.execute(
+        "CREATE VIEW raw_items AS SELECT NULL::VARCHAR AS item_id, NULL::VARCHAR AS title, NULL::VARCHAR[] AS category, "
+        "NULL::VARCHAR AS brand, NULL::MAP(VARCHAR, VARCHAR) AS attributes, NULL::DOUBLE AS price WHERE false"
+    )
+    workspace.db.execute(
+        "CREATE VIEW raw_users AS SELECT NULL::VARCHAR AS user_id, NULL::MAP(VARCHAR, VARCHAR) AS profile WHERE false"
+    )
+    workspace.db.execute("CREATE TABLE malformed (file VARCHAR, row BIGINT, content VARCHAR, reason VARCHAR)")

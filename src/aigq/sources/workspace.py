@@ -1,0 +1,166 @@
+"""A DuckDB connection that spills to disk, and readers that say clearly what is wrong with a file."""
+
+import gzip
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import duckdb
+
+from aigq.errors import SourceError
+
+MEMORY_LIMIT = "2GB"
+_CHUNK = 1 << 22
+_MAGIC = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file"}
+
+
+def sql(value: str | Path) -> str:
+    """A text as an SQL literal."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+class Workspace:
+    """One import's database, in a temporary folder that is removed at the end."""
+
+    def __init__(self, memory_limit: str = MEMORY_LIMIT) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="aigq-import-"))
+        self.db = duckdb.connect(str(self.folder / "import.duckdb"))
+        self.db.execute(f"SET memory_limit = {sql(memory_limit)}")
+        self.db.execute(f"SET temp_directory = {sql(self.folder / 'spill')}")
+        self.db.execute("SET TimeZone = 'UTC'")
+        self.db.execute("SET enable_progress_bar = false")
+        self._texts = 0
+
+    def __enter__(self) -> "Workspace":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.db.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        """Run SQL and fetch everything."""
+        return self.db.execute(query).fetchall()
+
+    def columns(self, relation: str) -> dict[str, str]:
+        """The columns of a table, a view or a bracketed query, with their DuckDB types."""
+        return {row[0]: row[1] for row in self.rows(f"DESCRIBE SELECT * FROM {relation}")}
+
+    def csv(self, view: str, path: Path, needed: Sequence[str] = ()) -> None:
+        """A view of a CSV file with a header: all columns text, plus `_row` and `_line`.
+
+        Lines that are not CSV go to the table `malformed` (file, row, content, reason).
+        """
+        text = self.text(path)
+        options = "header = true, all_varchar = true, quote = '\"', ignore_errors = true, store_rejects = true"
+        try:
+            self.db.execute(
+                f"CREATE OR REPLACE TABLE {view} AS "
+                f"SELECT *, row_number() OVER () AS _row FROM read_csv({sql(text)}, {options})"
+            )
+        except duckdb.Error as error:
+            raise SourceError(f"{path}: expected CSV with a header line; {first_line(error)}") from None
+        self._keep_malformed(path)
+        self.require(view, path, needed)
+
+    def json_lines(self, view: str, path: Path) -> None:
+        """A table of a JSON-lines file: `_row`, `line` (text) and `json` (null where the line is not an object)."""
+        text = self.text(path)
+        self.db.execute(
+            f"CREATE OR REPLACE TABLE {view} AS SELECT _row, line, "
+            "CASE WHEN line LIKE '%{%' AND json_valid(line) THEN line::JSON END AS json FROM ("
+            f"SELECT row_number() OVER () AS _row, line FROM read_csv({sql(text)}, columns = {{'line': 'VARCHAR'}}, "
+            "delim = chr(1), quote = '', escape = '', header = false, auto_detect = false, "
+            "max_line_size = 33554432)) WHERE trim(line) <> ''"
+        )
+        counts = self.rows(f"SELECT count(*), count(json), min(left(line, 60)) FROM {view}")[0]
+        if counts[0] and not counts[1]:
+            raise SourceError(f"{path}: expected JSON lines (one object a line); found {counts[2]!r}")
+
+    def parquet(self, view: str, paths: Path | Iterable[Path], needed: Sequence[str] = ()) -> None:
+        """A view of one or more Parquet files, plus `_row` (1-based in its file)."""
+        files = [paths] if isinstance(paths, Path) else list(paths)
+        for path in files:
+            self.exists(path)
+        names = ", ".join(sql(path) for path in files)
+        try:
+            self.db.execute(
+                f"CREATE OR REPLACE VIEW {view} AS SELECT *, file_row_number + 1 AS _row "
+                f"FROM read_parquet([{names}], file_row_number = true, union_by_name = true)"
+            )
+        except duckdb.Error as error:
+            raise SourceError(f"{files[0]}: expected a Parquet file; {first_line(error)}") from None
+        self.require(view, files[0], needed)
+
+    def require(self, view: str, path: Path, needed: Sequence[str]) -> None:
+        """Raise SourceError when a needed column is absent."""
+        found = [name for name in self.columns(view) if not name.startswith("_")]
+        missing = [name for name in needed if name not in found]
+        if missing:
+            raise SourceError(
+                f"{path}: expected column{'s' * (len(missing) > 1)} {', '.join(missing)}; "
+                f"found {', '.join(found[:12])}{', ...' * (len(found) > 12)}"
+            )
+
+    def exists(self, path: Path) -> None:
+        """Raise SourceError when there is no such file, or it is empty."""
+        if not path.is_file():
+            kind = "a folder" if path.is_dir() else "nothing"
+            raise SourceError(f"{path}: expected a file; found {kind}")
+        if not path.stat().st_size:
+            raise SourceError(f"{path}: the file is empty")
+
+    def text(self, path: Path) -> Path:
+        """The file itself if it is UTF-8, else a copy whose invalid bytes are marked; gzip is unpacked."""
+        self.exists(path)
+        opener = gzip.open if path.suffix == ".gz" else open
+        with opener(path, "rb") as file:
+            head = file.read(4)
+            for magic, name in _MAGIC.items():
+                if head.startswith(magic):
+                    raise SourceError(f"{path}: expected text; found {name}")
+            if path.suffix != ".gz" and not head.startswith((b"\xff\xfe", b"\xfe\xff")) and _is_utf8(path):
+                return path
+        if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+            raise SourceError(f"{path}: expected UTF-8 text; found UTF-16")
+        self._texts += 1
+        copy = self.folder / f"text-{self._texts}"
+        with opener(path, "rb") as source, copy.open("w", encoding="utf-8", newline="") as target:
+            for line in source:
+                target.write(line.decode("utf-8", errors="replace"))
+        return copy
+
+    def _keep_malformed(self, path: Path) -> None:
+        self.db.execute(
+            "CREATE TABLE IF NOT EXISTS malformed (file VARCHAR, row BIGINT, content VARCHAR, reason VARCHAR)"
+        )
+        self.db.execute(
+            f"INSERT INTO malformed SELECT DISTINCT {sql(path.name)}, line, any_value(csv_line), 'malformed CSV line' "
+            "FROM reject_errors GROUP BY line"
+        )
+        self.db.execute("DROP TABLE reject_errors")
+        self.db.execute("DROP TABLE reject_scans")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's message."""
+    return str(error).strip().split("\n", 1)[0]
+
+
+def _is_utf8(path: Path) -> bool:
+    import codecs
+
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    with path.open("rb") as file:
+        try:
+            while chunk := file.read(_CHUNK):
+                decoder.decode(chunk)
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return True

@@ -1,0 +1,157 @@
+"""From checked rows to the four tables: collapse duplicates, merge with what is there, replace the files at once."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aigq.errors import EmptyLogError, SourceError
+from aigq.sources.summary import ImportSummary
+from aigq.sources.workspace import Workspace, sql
+from aigq.tables import EVENT_KEY, EVENTS, IMPORTED_TABLES, Provenance
+
+_KEY = ", ".join(EVENT_KEY)
+_COLUMNS = ", ".join(EVENTS.names)
+_BATCH = 100_000
+_ORDER = {
+    "events": _KEY,
+    "items": "item_id",
+    "users": "user_id",
+    "rejected": "file, row, reason, content",
+}
+
+
+def write_tables(workspace: Workspace, out: Path, source: str, provenance: Provenance) -> ImportSummary:
+    """Merge `checked`, `raw_items` and `raw_users` into the tables of `out`.
+
+    Raises:
+        EmptyLogError: no event is left; nothing is written.
+    """
+    old = _read_old(workspace, out)
+    counts = _merge_events(workspace, old)
+    _merge_entities(workspace, old)
+    _merge_rejected(workspace, old)
+    rejected = dict(
+        workspace.rows("SELECT reason, count(*) FROM checked WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1")
+    )
+    events, users, first, last = workspace.rows(
+        "SELECT count(*), count(DISTINCT user_id), min(ts), max(ts) FROM events"
+    )[0]
+    if not events:
+        why = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "it has no rows"
+        raise EmptyLogError(f"{source}: no events are left of the log ({why}); nothing was written")
+    summary = ImportSummary(
+        source=source,
+        provenance=provenance,
+        events=events,
+        users=users,
+        items=workspace.rows("SELECT count(*) FROM items")[0][0],
+        first_ts=first,
+        last_ts=last,
+        rejected=rejected,
+        actions=dict(workspace.rows("SELECT action, count(*) FROM events GROUP BY 1 ORDER BY 2 DESC, 1")),
+        fingerprint=_fingerprint(workspace),
+        **counts,
+    )
+    _replace_files(workspace, out, summary)
+    return summary
+
+
+def _read_old(workspace: Workspace, out: Path) -> bool:
+    """Make the views old_events, old_items, ... of the tables that are there; false when there are none."""
+    there = [name for name in IMPORTED_TABLES if (out / f"{name}.parquet").is_file()]
+    if 0 < len(there) < len(IMPORTED_TABLES):
+        missing = ", ".join(name for name in IMPORTED_TABLES if name not in there)
+        raise SourceError(f"{out}: expected all four imported tables; {missing} is missing: import into a new folder")
+    for name in there:
+        path = out / f"{name}.parquet"
+        if pq.read_schema(path) != IMPORTED_TABLES[name]:
+            raise SourceError(f"{path}: is not a table that aigq import wrote: import into a new folder")
+        workspace.db.execute(f"CREATE OR REPLACE VIEW old_{name} AS SELECT * FROM read_parquet({sql(path)})")
+    return bool(there)
+
+
+def _merge_events(workspace: Workspace, old: bool) -> dict[str, int]:
+    """One event per key. Of equal events the smallest position and session are kept, in any order of input."""
+    before = f"SELECT {_COLUMNS}, 0 AS origin FROM old_events UNION ALL" if old else ""
+    workspace.db.execute(f"""
+        CREATE OR REPLACE TABLE events AS
+        SELECT {_KEY}, min(position) AS position, min(session_id) AS session_id, min(origin) AS origin
+        FROM ({before}
+            SELECT {_COLUMNS}, 1 AS origin FROM checked WHERE reason IS NULL
+            UNION ALL
+            SELECT user_id, search_ts, 'search', query, NULL, request_id, NULL, session_id, 2
+            FROM checked WHERE search_ts IS NOT NULL)
+        GROUP BY {_KEY}
+    """)
+    rows, good = workspace.rows("SELECT count(*), count(*) FILTER (reason IS NULL) FROM checked")[0]
+    new, derived = workspace.rows("SELECT count(*) FILTER (origin = 1), count(*) FILTER (origin = 2) FROM events")[0]
+    return {"rows": rows, "new_events": new, "searches_derived": derived, "duplicates": good - new}
+
+
+def _merge_entities(workspace: Workspace, old: bool) -> None:
+    """Items and users: one row per id; what this import says wins over what was there."""
+    usable = "raw_items WHERE item_id IS NOT NULL AND item_id <> ''"
+    before = "UNION ALL SELECT *, 0 AS origin FROM old_items" if old else ""
+    workspace.db.execute(f"""
+        CREATE OR REPLACE TABLE items AS
+        SELECT DISTINCT ON (item_id) item_id, title, category, brand, attributes,
+               CASE WHEN isnan(price) OR isinf(price) THEN NULL ELSE price END AS price
+        FROM (SELECT item_id, title, category, brand, attributes, price, 1 AS origin FROM {usable} {before})
+        ORDER BY item_id, origin DESC, title IS NULL, title, price, category::VARCHAR, attributes::VARCHAR
+    """)
+    before = "UNION ALL SELECT *, 0 AS origin FROM old_users" if old else ""
+    workspace.db.execute(f"""
+        CREATE OR REPLACE TABLE users AS
+        SELECT DISTINCT ON (user_id) user_id, profile
+        FROM (SELECT user_id, profile, 1 AS origin FROM raw_users WHERE user_id IS NOT NULL {before})
+        ORDER BY user_id, origin DESC, profile::VARCHAR
+    """)
+
+
+def _merge_rejected(workspace: Workspace, old: bool) -> None:
+    before = "UNION SELECT file, row, reason, content FROM old_rejected" if old else ""
+    workspace.db.execute(
+        "CREATE OR REPLACE TABLE rejected AS "
+        f"SELECT file, row, reason, content FROM checked WHERE reason IS NOT NULL {before}"
+    )
+
+
+def _fingerprint(workspace: Workspace) -> str:
+    """A hash of the content of events, items and users, independent of row order and file layout."""
+    digest = hashlib.sha256()
+    for name in ("events", "items", "users"):
+        columns = ", ".join(f"{column}::VARCHAR" for column in IMPORTED_TABLES[name].names)
+        row = f"md5(to_json([{columns}])::VARCHAR)"
+        total = workspace.rows(
+            f"SELECT count(*), sum(('0x' || left({row}, 15))::BIGINT::HUGEINT), sum(('0x' || right({row}, 15))::BIGINT"
+            f"::HUGEINT) FROM {name}"
+        )[0]
+        digest.update(f"{name} {total[0]} {total[1]} {total[2]}\n".encode())
+    return digest.hexdigest()
+
+
+def _replace_files(workspace: Workspace, out: Path, summary: ImportSummary) -> None:
+    """Write everything beside its final place first: a crash while writing leaves the old tables."""
+    out.mkdir(parents=True, exist_ok=True)
+    ready: list[tuple[Path, Path]] = []
+    try:
+        for name, schema in IMPORTED_TABLES.items():
+            temporary = out / f".{name}.parquet.{os.getpid()}"
+            ready.append((temporary, out / f"{name}.parquet"))
+            columns = ", ".join(schema.names)
+            relation = workspace.db.sql(f"SELECT {columns} FROM {name} ORDER BY {_ORDER[name]}")
+            with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+                for batch in relation.to_arrow_reader(_BATCH):
+                    writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+        temporary = out / f".import.json.{os.getpid()}"
+        ready.append((temporary, out / "import.json"))
+        temporary.write_text(json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        for temporary, final in ready:
+            os.replace(temporary, final)
+    finally:
+        for temporary, _ in ready:
+            temporary.unlink(missing_ok=True)
