@@ -1,0 +1,137 @@
+"""Many histories at once: (moment, query) entries with decayed weights; top-n lists under the k-user rule."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from aigq.samples.prepared import CausalCounts, Moment
+
+MOMENTS_AT_ONCE = 4096
+CELLS_AT_ONCE = 1 << 24
+DAY = np.timedelta64(1, "D")
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The distinct queries of each history. All arrays are (E,), sorted by (moment, query).
+
+    `moment` is a position in the sequence of moments, `query` a position in the vocabulary, `weight` the
+    decayed frequency, `age` the days since the last time, `count` how often, of it `searched` and `bought`.
+    """
+
+    moment: np.ndarray
+    query: np.ndarray
+    weight: np.ndarray
+    age: np.ndarray
+    count: np.ndarray
+    searched: np.ndarray
+    bought: np.ndarray
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of all histories, one after the other. All arrays are (R,); `query` is -1 where unknown."""
+
+    moment: np.ndarray
+    query: np.ndarray
+    age: np.ndarray
+    action: np.ndarray
+
+
+def batches(moments: Sequence[Moment], size: int = MOMENTS_AT_ONCE) -> Iterator[tuple[int, Sequence[Moment]]]:
+    """Slices of at most `size` moments with the position of their first."""
+    for start in range(0, len(moments), max(1, size)):
+        yield start, moments[start : start + max(1, size)]
+
+
+def codes_in(column: pa.ChunkedArray | pa.Array, vocabulary: np.ndarray) -> np.ndarray:
+    """Positions (R,) of the column's strings in the vocabulary; -1 for nulls and unknown strings."""
+    if len(column) == 0:
+        return np.zeros(0, dtype=np.int64)
+    found = pc.index_in(column, value_set=pa.array(vocabulary.tolist(), pa.string()), skip_nulls=True)
+    return np.asarray(pc.fill_null(found, -1).to_numpy(), dtype=np.int64)
+
+
+def rows_of(
+    moments: Sequence[Moment], vocabulary: np.ndarray, query_of_item: dict[str, str] | None = None
+) -> Rows:
+    """Every row of every history. Pure item events take the query that `query_of_item` gives their item."""
+    empty = np.zeros(0, dtype=np.int64)
+    filled = [(position, m) for position, m in enumerate(moments) if m.history.num_rows]
+    if not filled:
+        return Rows(empty, empty, empty.astype(float), empty.astype(object))
+    lengths = [m.history.num_rows for _, m in filled]
+    table = pa.concat_tables([m.history.select(["query", "ts", "action", "item_id"]) for _, m in filled])
+    query = table["query"]
+    if query_of_item and query.null_count:
+        known = pa.array(list(query_of_item), pa.string())
+        queries = pa.array(list(query_of_item.values()), pa.string())
+        led = pc.take(queries, pc.index_in(table["item_id"], known))
+        query = pc.coalesce(query, led)
+    cuts = np.repeat(np.array([m.cut for _, m in filled], dtype="datetime64[us]"), lengths)
+    age = (cuts - table["ts"].to_numpy().astype("datetime64[us]")) / DAY
+    action = table["action"].to_numpy()
+    return Rows(np.repeat([p for p, _ in filled], lengths), codes_in(query, vocabulary), age, action)
+
+
+def entries_of(
+    moments: Sequence[Moment],
+    vocabulary: np.ndarray,
+    half_life_days: float,
+    query_of_item: dict[str, str] | None = None,
+) -> Entries:
+    """Group the histories by query with weights 0.5 ** (age / half life)."""
+    rows = rows_of(moments, vocabulary, query_of_item)
+    known = np.flatnonzero(rows.query >= 0)
+    key = rows.moment[known] * len(vocabulary) + rows.query[known]
+    order = known[np.argsort(key, kind="stable")]
+    if not len(order):
+        none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0)
+        return Entries(none, none, nothing, nothing, none, none, none)
+    moment, query, age, action = rows.moment[order], rows.query[order], rows.age[order], rows.action[order]
+    starts = np.flatnonzero(np.r_[True, (np.diff(moment) != 0) | (np.diff(query) != 0)])
+    return Entries(
+        moment[starts],
+        query[starts],
+        np.add.reduceat(0.5 ** (age / half_life_days), starts),
+        np.minimum.reduceat(age, starts),
+        np.diff(np.r_[starts, len(order)]),
+        np.add.reduceat((action == "search").astype(np.int64), starts),
+        np.add.reduceat((action == "purchase").astype(np.int64), starts),
+    )
+
+
+class Servable:
+    """Which queries may be shown on which day: the k-user rule as a mask.
+
+    Args:
+        counts: causal counts of all days.
+        k_users: distinct users that must have issued a query on earlier days.
+    """
+
+    def __init__(self, counts: CausalCounts, k_users: int) -> None:
+        self._counts, self._k = counts, k_users
+
+    def mask(self, days: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Masks (D, Q) of the D distinct days, and the row of that mask (M,) for each given day."""
+        distinct, row = np.unique(np.asarray(days, dtype=np.int64), return_inverse=True)
+        masks = [self._counts.before(int(day))[1] >= self._k for day in distinct]
+        return np.array(masks).reshape(len(distinct), len(self._counts.queries)), row
+
+
+def best_columns(scores: np.ndarray, n: int) -> list[np.ndarray]:
+    """Per row of scores (M, Q): the at most n columns above 0, highest first, ties by column."""
+    if scores.size == 0 or n <= 0:
+        return [np.zeros(0, dtype=np.int64) for _ in range(len(scores))]
+    lists = []
+    for row in scores:
+        if n < len(row):
+            threshold = max(float(np.partition(row, -n)[-n]), 0.0)
+            candidates = np.flatnonzero((row >= threshold) & (row > 0))
+        else:
+            candidates = np.flatnonzero(row > 0)
+        lists.append(candidates[np.lexsort((candidates, -row[candidates]))[:n]])
+    return lists
