@@ -1,0 +1,48 @@
+"""An item in the words that shoppers search with. Paper section 3.1, item-to-text."""
+
+from typing import Protocol
+
+import ibis
+import ibis.expr.types as ir
+
+from aigq.history.engine import keep
+from aigq.history.normalise import query_forms
+from aigq.history.queries import most_frequent
+
+
+class SurrogateWriter(Protocol):
+    """Writes the text of every item, from the items and from the queries that led to them in training."""
+
+    def __call__(self, items: ir.Table, led: ir.Table, k_users: int) -> ir.Table:
+        """Returns item_id, text; items without a text are left out."""
+        ...
+
+
+def template(items: ir.Table, led: ir.Table, k_users: int) -> ir.Table:
+    """The query that most often led to the item, else its title with brand, else its leaf category.
+
+    Args:
+        items: item_id, title, brand, leaf.
+        led: user_id, query, item_id of training events.
+        k_users: a query becomes an item's text only if so many distinct users issued it.
+    """
+    users = led.group_by("query").agg(users=lambda t: t.user_id.nunique())
+    common = users.filter(users.users >= k_users).select("query")
+    asked = most_frequent(led.semi_join(common, "query"), "item_id", "query")
+    described = _described(items)
+    joined = asked.outer_join(described, "item_id")
+    text = ibis.coalesce(joined.query, joined.description)
+    named = joined.select(item_id=ibis.coalesce(joined.item_id, joined.item_id_right), text=text)
+    return named.filter(named.text.notnull())
+
+
+def _described(items: ir.Table) -> ir.Table:
+    """item_id, description: normalised title (with the brand where the title lacks it), or leaf category."""
+    title = items.title.re_replace(r"\s*[\(\[][^\)\]]*[\)\]]", " ").strip().nullif("")
+    lacks_brand = items.brand.notnull() & (items.brand != "") & ~title.lower().contains(items.brand.lower())
+    branded = lacks_brand.fill_null(False).ifelse(items.brand + " " + title, title)
+    raw = items.select("item_id", raw=ibis.coalesce(branded, items.leaf))
+    raw = keep(raw.filter(raw.raw.notnull()))
+    forms = query_forms(keep(raw.select("raw").distinct()))
+    good = forms.filter(forms.query.notnull() & ~forms.private)
+    return raw.join(good, "raw").select("item_id", description=good.query)

@@ -1,0 +1,132 @@
+"""What is predicted, per unit: moments (cuts) and the queries that came after them.
+
+Each unit gives two pure functions: its cuts, which must be known before behaviours are merged
+(history/behaviours.py says why), and its targets.
+"""
+
+import ibis
+import ibis.expr.types as ir
+
+from aigq.history.queries import searches
+from aigq.history.sessions import day_of, midnight
+
+UNIT_CUTS = ("next_query", "exposure")
+"""Units whose cuts come from single events; a user_day cuts at every midnight."""
+
+
+def changed_queries(events: ir.Table) -> ir.Table:
+    """user_id, cut, query of every search whose query is not the user's previous one; the first one included."""
+    issued = searches(events).select("user_id", "ts", "query").distinct()
+    before = issued.query.lag().over(ibis.window(group_by="user_id", order_by=["ts", "query"]))
+    marked = issued.mutate(before=before)
+    changed = marked.filter(marked.before.isnull() | (marked.query != marked.before))
+    return changed.select("user_id", "query", cut=changed.ts)
+
+
+def exposures(hints: ir.Table) -> ir.Table:
+    """request_id, user_id, cut, shown of every exposure, with the distinct hints in order of position.
+
+    Args:
+        hints: user_id, ts, action, query (normalised), request_id, position of hint events; rows without a
+            request_id cannot be attributed and are left out.
+    """
+    shown = hints.filter((hints.action == "hint_impression") & hints.request_id.notnull())
+    cuts = shown.group_by("user_id", "request_id").agg(cut=lambda t: t.ts.min())
+    texts = shown.filter(shown.query.notnull())
+    slots = texts.group_by("user_id", "request_id", "query").agg(place=lambda t: t.position.min())
+    lists = slots.group_by("user_id", "request_id").agg(shown=_in_order(slots, "place", "query"))
+    joined = cuts.left_join(lists, ["user_id", "request_id"])
+    return joined.select("user_id", "request_id", "cut", "shown")
+
+
+def cut_instants(events: ir.Table, hints: ir.Table, unit: str) -> ir.Table:
+    """The cuts of the unit: distinct user_id, cut."""
+    source = changed_queries(events) if unit == "next_query" else exposures(hints)
+    return source.select("user_id", "cut").distinct()
+
+
+def targets(events: ir.Table, hints: ir.Table, unit: str) -> ir.Table:
+    """What is to be predicted: one row (user_id, cut, request_id, query, place) per target.
+
+    `place` orders the targets of a sample; `request_id` tells apart samples of one cut.
+    """
+    if unit == "user_day":
+        issued = searches(events)
+        per_day = issued.mutate(cut=midnight(issued.ts)).group_by("user_id", "cut", "query")
+        return per_day.agg(place=lambda t: t.ts.min()).mutate(request_id=ibis.literal(""))
+    if unit == "next_query":
+        changed = changed_queries(events)
+        return changed.mutate(place=changed.cut, request_id=changed.query)
+    clicked = hints.filter((hints.action == "hint_click") & hints.query.notnull() & hints.request_id.notnull())
+    first = clicked.group_by("user_id", "request_id", "query").agg(place=lambda t: t.ts.min())
+    cuts = exposures(hints).select("user_id", "request_id", "cut")
+    return first.join(cuts, ["user_id", "request_id"]).select("user_id", "cut", "query", "place", "request_id")
+
+
+def add_novelty(wanted: ir.Table, behaviours: ir.Table) -> ir.Table:
+    """Adds `novel`: the query is no earlier behaviour's query of the user."""
+    known = behaviours.filter(behaviours.query.notnull())
+    first = known.group_by(known_user=known.user_id, known_query=known.query).agg(known_since=lambda t: t.ts.min())
+    joined = wanted.left_join(first, [wanted.user_id == first.known_user, wanted.query == first.known_query])
+    novel = (joined.known_since >= joined.cut).fill_null(True)
+    return joined.mutate(novel=novel).drop("known_user", "known_query", "known_since")
+
+
+def gather(wanted: ir.Table) -> ir.Table:
+    """One row per sample: user_id, cut, request_id, targets, novel."""
+    lists = wanted.group_by("user_id", "cut", "request_id").agg(
+        rows=ibis.struct({"place": wanted.place, "query": wanted.query, "novel": wanted.novel}).collect().sort()
+    )
+    return lists.select(
+        "user_id", "cut", "request_id",
+        targets=lists.rows.map(lambda row: row["query"]),
+        novel=lists.rows.map(lambda row: row["novel"]),
+    )  # fmt: skip
+
+
+def first_rows(behaviours: ir.Table) -> ir.Table:
+    """user_id -> first_row: where the user's rows begin in `behaviours` sorted by user_id."""
+    counts = behaviours.group_by("user_id").agg(n=lambda t: t.count())
+    earlier = ibis.window(order_by="user_id", preceding=None, following=0)
+    until = counts.n.sum().over(earlier)
+    return counts.select("user_id", first_row=(until - counts.n).cast("int64"))
+
+
+def rows_before(behaviours: ir.Table, cuts: ir.Table) -> ir.Table:
+    """user_id, cut -> n_before: how many behaviours the user had before each of the cuts.
+
+    Segments begin at cuts, so counting whole segments is exact.
+    """
+    counts = behaviours.group_by("user_id", "segment").agg(n=lambda t: t.count())
+    marks = cuts.select("user_id", segment=cuts.cut, n=ibis.literal(0, "int64"))
+    both = counts.union(marks).group_by("user_id", "segment").agg(n=lambda t: t.n.sum())
+    until_now = ibis.window(group_by="user_id", order_by="segment", preceding=None, following=0)
+    total = both.n.sum().over(until_now)
+    return both.select("user_id", cut=both.segment, n_before=(total - both.n).cast("int64"))
+
+
+def samples(events: ir.Table, hints: ir.Table, behaviours: ir.Table, unit: str) -> ir.Table:
+    """All samples of the unit, before split and filters: SAMPLES without sample_id and split."""
+    lists = gather(add_novelty(targets(events, hints, unit), behaviours))
+    cuts = lists.select("user_id", "cut").distinct()
+    joined = lists.left_join(rows_before(behaviours, cuts), ["user_id", "cut"]).drop("user_id_right", "cut_right")
+    joined = joined.left_join(first_rows(behaviours), "user_id").drop("user_id_right")
+    if unit == "exposure":
+        seen = exposures(hints).select(seen_user="user_id", seen_request="request_id", shown="shown")
+        same = [joined.user_id == seen.seen_user, joined.request_id == seen.seen_request]
+        joined = joined.left_join(seen, same).drop("seen_user", "seen_request")
+    else:
+        joined = joined.mutate(shown=ibis.null("array<string>"))
+    return joined.mutate(
+        day=day_of(joined.cut),
+        first_row=joined.first_row.fill_null(0),
+        n_before=joined.n_before.fill_null(0),
+    )
+
+
+def _in_order(table: ir.Table, place: str, value: str) -> ir.ArrayValue:
+    """The values of a group as a list, by place and value; the sort is on the list, as every backend can."""
+    pairs = ibis.struct({"place": table[place], "value": table[value]}).collect().sort()
+    return pairs.map(lambda row: row["value"])
+
+

@@ -1,0 +1,244 @@
+"""`aigq prepare`: imported tables -> RUN/prepared, everything that training and evaluation read."""
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aigq.config import Config
+from aigq.errors import EmptyLogError, SourceError
+from aigq.history import behaviours as histories
+from aigq.history import queries, surrogates
+from aigq.history.behaviours import STRENGTH
+from aigq.history.engine import batches, keep
+from aigq.history.normalise import query_forms
+from aigq.history.sessions import add_segments, add_sessions, day_of
+from aigq.samples import examples
+from aigq.samples.split import EPOCH, add_drop_reason, add_split, epoch_day
+from aigq.tables import EVENT_KEY, IMPORTED_TABLES, PREPARED_TABLES
+
+VERSION: Final = 1
+"""Raise it when the same input gives other tables, so that old ones are made anew."""
+
+
+@dataclass(frozen=True)
+class Log:
+    """The imported tables as expressions, and what the import said about them."""
+
+    events: ir.Table
+    items: ir.Table
+    users: ir.Table
+    provenance: str
+
+
+def prepare(config: Config, run: Path, *, force: bool = False) -> dict[str, Any]:
+    """Write RUN/prepared and return its summary; at once when it is there already for this input and config.
+
+    Raises:
+        SourceError: `data.tables` has no events.
+        EmptyLogError: a split has no samples.
+    """
+    folder = run / "prepared"
+    fingerprint = fingerprint_of(config)
+    if not force and (done := _read_json(folder / "summary.json")).get("fingerprint") == fingerprint:
+        return done
+    run.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=".prepare-", dir=run))
+    try:
+        out = work / "prepared"
+        out.mkdir()
+        with _database(config, work / "spill") as con:
+            summary = {"fingerprint": fingerprint, **_write_tables(config, con, out)}
+        (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False), encoding="utf-8")
+        if folder.exists():
+            folder.rename(work / "old")
+        out.rename(folder)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return summary
+
+
+def fingerprint_of(config: Config) -> str:
+    """A hash of all that `prepare` reads: input files and the sections of the config that it uses."""
+    sections = ("history", "split", "samples")
+    digest = hashlib.blake2b(json.dumps([VERSION, config.model_dump(mode="json", include=set(sections))]).encode())
+    for name in (*(f"{table}.parquet" for table in ("events", "items", "users")), "import.json"):
+        path = config.data.tables / name
+        digest.update(name.encode())
+        if path.exists():
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
+    return digest.hexdigest()[:32]
+
+
+def _write_tables(config: Config, con: Any, out: Path) -> dict[str, Any]:
+    log = _open_log(con, config.data.tables)
+    counts = _actions(log.events)
+    events, hints = _clean(log.events, config, counts)
+    training = events.filter(events.day < epoch_day(config.split.validation_from))
+    led = keep(queries.led_to(training))
+    leaves = queries.leaf_categories(log.items)
+    categories = keep(queries.query_categories(led, leaves))
+    texts = keep(surrogates.template(_described(log.items, leaves), led, config.samples.k_users))
+    rows = histories.collapse(histories.add_texts(events, texts))
+    rows = keep(histories.add_categories(rows, categories, leaves))
+    made = examples.samples(events, hints, rows, config.samples.unit)
+    made = keep(add_drop_reason(add_split(made, config.split), config))
+    sizes = _check_splits(made, config)
+    tables = {
+        "behaviours": rows.order_by("user_id", "ts", "session", "segment", "text"),
+        "queries": queries.query_table(queries.searches(training), categories, log.provenance).order_by("query"),
+        "query_days": queries.query_days(queries.searches(events)).order_by("day", "query"),
+        "samples": _numbered(made),
+        "users": log.users.order_by("user_id"),
+    }
+    written = {name: _write(table, out / f"{name}.parquet", name, config) for name, table in tables.items()}
+    mode = "exposure" if config.samples.unit == "exposure" else "bootstrap"
+    about = {"dataset": config.name, "mode": mode, "queries": log.provenance, "unit": config.samples.unit}
+    return {**about, **sizes, "rows": written, "events": counts}
+
+
+def _actions(events: ir.Table) -> dict[str, Any]:
+    found = events.group_by("action").agg(n=lambda t: t.count()).order_by("action").to_pyarrow().to_pydict()
+    return {"read": sum(found["n"]), "actions": dict(zip(found["action"], found["n"], strict=True))}
+
+
+def _clean(raw: ir.Table, config: Config, counts: dict[str, Any]) -> tuple[ir.Table, ir.Table]:
+    """Shopping events and hint events, each once, queries normalised, private ones removed; adds to `counts`."""
+    spellings = keep(raw.filter(raw.query.notnull()).select(raw="query").distinct())
+    forms = keep(query_forms(spellings))
+    shopping = raw.filter(raw.action.isin(list(STRENGTH))).select(*EVENT_KEY).distinct()
+    events = _with_forms(shopping, forms).drop("request_id")
+    events = events.mutate(day=day_of(events.ts))
+    events = keep(add_sessions(events, config.history.session_gap_minutes))
+    hints = raw.filter(raw.action.startswith("hint_"))
+    hints = hints.group_by(*EVENT_KEY).agg(position=lambda t: t.position.min())
+    hints = keep(_with_forms(hints, forms))
+    seen = events.agg(
+        distinct=events.count(),
+        private=events.private.sum(),
+        no_query=((events.action == "search") & events.query.isnull() & ~events.private).sum(),
+    )
+    shopped = sum(n for action, n in counts["actions"].items() if action in STRENGTH)
+    found = {name: int(value or 0) for name, value in seen.to_pyarrow().to_pylist()[0].items()}
+    counts |= {"duplicates": shopped - found["distinct"], "private_queries": found["private"]}
+    counts |= {"searches_without_query": found["no_query"]}
+    unit = config.samples.unit
+    cuts = None if unit == "user_day" else examples.cut_instants(events, hints, unit)
+    segmented = add_segments(events.drop("private"), cuts)
+    return (segmented if cuts is None else keep(segmented)), hints
+
+
+def _with_forms(events: ir.Table, forms: ir.Table) -> ir.Table:
+    """Replaces `query` by its normalised form, null where that is private, and says so in `private`."""
+    known = forms.select("raw", "private", form="query")
+    joined = events.left_join(known, events.query == known.raw)
+    private = joined.private.fill_null(False)
+    query = private.ifelse(ibis.null("string"), joined.form)
+    return joined.mutate(query=query, private=private).drop("raw", "form")
+
+
+def _described(items: ir.Table, leaves: ir.Table | None) -> ir.Table:
+    """item_id, title, brand and leaf; no leaf where that would be the item id, which is not a text."""
+    if leaves is None:
+        return items.select("item_id", "title", "brand", leaf=ibis.null("string"))
+    return items.left_join(leaves, "item_id").select("item_id", "title", "brand", "leaf")
+
+
+def _check_splits(made: ir.Table, config: Config) -> dict[str, Any]:
+    """Samples per split and dropped samples per reason; EmptyLogError where a split is empty."""
+    groups = made.group_by("split", "dropped").agg(n=lambda t: t.count(), users=lambda t: t.user_id.nunique())
+    rows = groups.order_by("split", "dropped").to_pyarrow().to_pylist()
+    kept = {row["split"]: row["n"] for row in rows if row["dropped"] is None}
+    users = {row["split"]: row["users"] for row in rows if row["dropped"] is None}
+    dropped = {f"{row['split']}: {row['dropped']}": row["n"] for row in rows if row["dropped"] is not None}
+    empty = [split for split in ("train", "valid", "test") if split not in kept]
+    if empty:
+        days = made.agg(first=made.day.min(), last=made.day.max()).to_pyarrow().to_pylist()[0]
+        raise EmptyLogError(_explain_empty(empty, days, dropped, config))
+    return {"samples": kept, "users": users, "dropped": dropped}
+
+
+def _explain_empty(empty: list[str], days: dict[str, int | None], dropped: dict[str, int], config: Config) -> str:
+    split = config.split
+    if days["first"] is None or days["last"] is None:
+        present = f"no query of the log makes a {config.samples.unit} sample"
+    else:
+        first, last = (EPOCH + timedelta(days=days[end] or 0) for end in ("first", "last"))
+        present = f"the log's {config.samples.unit} samples are of {first} to {last}"
+    reasons = f"; dropped: {', '.join(f'{why} {n}' for why, n in dropped.items())}" if dropped else ""
+    return (
+        f"no samples for {', '.join(empty)}: {present}, validation starts {split.validation_from} "
+        f"and test {split.test_from}{reasons}; move split.validation_from and split.test_from"
+    )
+
+
+def _numbered(made: ir.Table) -> ir.Table:
+    """The kept samples in order of day, user and cut, numbered from 0."""
+    kept = made.filter(made.dropped.isnull())
+    order = ["day", "user_id", "cut", "request_id"]
+    return kept.mutate(sample_id=ibis.row_number().over(ibis.window(order_by=order))).order_by("sample_id")
+
+
+def _write(table: ir.Table, path: Path, name: str, config: Config) -> int:
+    """Stream a table to Parquet in its exact schema and in its order; returns its rows."""
+    schema = PREPARED_TABLES[name]
+    if name == "samples":
+        schema = schema.with_metadata({"validation_day": str(epoch_day(config.split.validation_from))})
+    rows = 0
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for batch in batches(table.select(*schema.names)):
+            writer.write_table(pa.Table.from_batches([batch]).cast(schema))
+            rows += batch.num_rows
+    return rows
+
+
+def _open_log(con: Any, folder: Path) -> Log:
+    if not (folder / "events.parquet").exists():
+        raise SourceError(f"no events.parquet in {folder}; run `aigq import SOURCE PATH --out {folder}` first")
+    provenance = str(_read_json(folder / "import.json").get("provenance", "typed"))
+    events, items, users = (_open(con, folder, name) for name in ("events", "items", "users"))
+    return Log(events, items, users, provenance)
+
+
+def _open(con: Any, folder: Path, name: str) -> ir.Table:
+    path = folder / f"{name}.parquet"
+    schema = IMPORTED_TABLES[name]
+    if not path.exists():
+        return con.create_table(name, schema.empty_table(), temp=True)
+    table = con.read_parquet(path)
+    missing = [column for column in schema.names if column not in table.columns]
+    if missing:
+        raise SourceError(f"{path} lacks {', '.join(missing)}; import it again")
+    return table.select(*schema.names)
+
+
+@contextmanager
+def _database(config: Config, spill: Path) -> Iterator[Any]:
+    """DuckDB in memory, with its limit, spilling into the run folder."""
+    con = ibis.duckdb.connect(
+        memory_limit=config.history.memory_limit, temp_directory=str(spill), preserve_insertion_order=False
+    )
+    try:
+        yield con
+    finally:
+        con.disconnect()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
