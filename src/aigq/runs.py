@@ -1,0 +1,405 @@
+"""A run folder: what was asked (config.yaml), with what (versions.json), and what is finished (stages.json).
+
+A stage remembers the part of the config that it was made with. A later command on the same folder with
+another config is refused where old and new artefacts would be mixed: a table over a model that was trained
+on other samples would lie. `--force` starts again from that stage.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from aigq import __version__
+from aigq import config as configs
+from aigq.config import Config
+from aigq.errors import ConfigError, StageError, UsageError
+from aigq.progress import note
+
+if TYPE_CHECKING:
+    from aigq.recall.channel import RecallChannel
+
+GENERATORS: Final = ("direct_sft", "direct_il_sft")
+"""Rows of the table that this package trains."""
+
+RUNS: Final = Path("runs")
+
+_PREPARE: Final = ("data", "history", "split", "samples")
+_RANKER: Final = (*_PREPARE, "seed", "encoder", "channels", "sft.ranker")
+_SFT: Final = (*_RANKER, "prompt", "generator", "sft")
+SECTIONS: Final[dict[str, tuple[str, ...]]] = {
+    "prepare": _PREPARE,
+    "ranker": _RANKER,
+    "sft": _SFT,
+    "table": (*_SFT, "decoding", "evaluation", "name"),
+}
+"""What each stage was made with. A key outside these sections may change without redoing the stage."""
+
+UPSTREAM: Final[dict[str, tuple[str, ...]]] = {
+    "prepare": (),
+    "ranker": ("prepare",),
+    "sft": ("prepare", "ranker"),
+    "table": ("prepare", "ranker", "sft"),
+}
+_INERT: Final = frozenset({"history.memory_limit", "data.path"})  # change nothing in the result
+_PACKAGES: Final = (
+    "aigq",
+    "duckdb",
+    "ibis-framework",
+    "lightgbm",
+    "numpy",
+    "pyarrow",
+    "sentence-transformers",
+    "tokenizers",
+    "torch",
+    "transformers",
+)
+
+
+def kind(stage: str) -> str:
+    """`sft:direct_sft` is a stage of the kind `sft`."""
+    return stage.partition(":")[0]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and the config of this command."""
+
+    folder: Path
+    config: Config
+
+    @classmethod
+    def open(cls, folder: Path, config: Config) -> "Run":
+        """Create the folder if needed. Raises UsageError when it cannot be written."""
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise UsageError(f"{folder} is a file; give --run a folder") from None
+        except PermissionError:
+            raise UsageError(
+                f"{folder} cannot be created: permission denied; give --run another folder"
+            ) from None
+        if not os.access(folder, os.W_OK):
+            raise UsageError(f"{folder} is not writable; give --run another folder")
+        return cls(folder, config)
+
+    def finished(self, stage: str) -> bool:
+        """Whether the stage is finished in this folder, with this config."""
+        record = self._records().get(stage)
+        return record is not None and "finished" in record and not self._changes(stage, record)
+
+    def started(self, stage: str) -> bool:
+        """Whether the stage was begun with this config and did not end: there may be something to resume."""
+        record = self._records().get(stage)
+        return record is not None and "finished" not in record and not self._changes(stage, record)
+
+    def check(self, stage: str) -> None:
+        """Raise UsageError if running `stage` with this config would mix two configs in this folder."""
+        for name, record in self._records().items():
+            if name == stage and (stage == "table" or "finished" not in record):
+                continue  # it is written whole again, or it was begun and not ended
+            related = (
+                name == stage or kind(name) in UPSTREAM[kind(stage)] or kind(stage) in UPSTREAM[kind(name)]
+            )
+            changes = self._changes(name, record, of=stage) if related else []
+            if changes:
+                raise UsageError(
+                    f"{self.folder} holds `{name}` made with {'; '.join(changes[:3])}"
+                    f"{f' and {len(changes) - 3} more' if len(changes) > 3 else ''}. "
+                    "Give another --run, or --force to redo it here"
+                )
+
+    def check_resume(self, stage: str) -> None:
+        """Raise UsageError if the unfinished work of `stage` was begun with another config."""
+        record = self._records().get(stage)
+        changes = self._changes(stage, record) if record is not None else []
+        if changes:
+            raise UsageError(
+                f"cannot resume `{stage}` in {self.folder}: it was begun with {'; '.join(changes[:3])}. "
+                "Use the same config, or leave out --resume to start again"
+            )
+
+    def forget(self, stage: str) -> None:
+        """Forget the stage and everything made from it; their files are overwritten when they run again."""
+        records = self._records()
+        for name in list(records):
+            if name == stage or kind(stage) in UPSTREAM[kind(name)]:
+                del records[name]
+                if kind(name) == "table":
+                    for result in ("metrics.json", "report.html"):
+                        (self.folder / result).unlink(missing_ok=True)
+        self._write("stages.json", records)
+
+    def result(self, stage: str) -> dict[str, Any]:
+        """What a finished stage returned, or nothing."""
+        if kind(stage) == "table":
+            path = self.folder / "metrics.json"
+            return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+        return dict(self._records().get(stage, {}).get("result", {}))
+
+    def begun(self, stage: str) -> str:
+        """When the present artefacts of the stage were begun; tells one training from the next."""
+        return str(self._records().get(stage, {}).get("started"))
+
+    @contextmanager
+    def stage(self, stage: str) -> Iterator[dict[str, Any]]:
+        """Record that the stage begins and, unless an exception leaves the block, that it finished.
+
+        What the block puts into the yielded dict is the stage's result.
+        """
+        self.check(stage)
+        self.forget(stage)
+        (self.folder / "config.yaml").write_text(configs.dump(self.config), encoding="utf-8")
+        self._write("versions.json", versions())
+        records = self._records()
+        records[stage] = {"started": _now(), "config": _settings(self.config, stage)}
+        self._write("stages.json", records)
+        result: dict[str, Any] = {}
+        yield result
+        records = self._records()
+        records[stage]["finished"] = _now()
+        if kind(stage) != "table":  # its result is metrics.json
+            records[stage]["result"] = json.loads(json.dumps(result, default=str))
+        self._write("stages.json", records)
+
+    def _records(self) -> dict[str, Any]:
+        try:
+            records: dict[str, Any] = json.loads((self.folder / "stages.json").read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError:
+            raise StageError(f"{self.folder / 'stages.json'} is damaged; delete it to redo the run") from None
+        return records
+
+    def _changes(self, stage: str, record: dict[str, Any], of: str | None = None) -> list[str]:
+        """Settings of `record` that differ now, among those that matter to both `stage` and `of`."""
+        now, then = _settings(self.config, stage), record["config"]
+        return [
+            f"{key}={json.dumps(then.get(key), ensure_ascii=False)}"
+            f" (now {json.dumps(now.get(key), ensure_ascii=False)})"
+            for key in {**then, **now}
+            if _matters(key, stage) and _matters(key, of or stage) and then.get(key) != now.get(key)
+        ]
+
+    def _write(self, name: str, content: dict[str, Any]) -> None:
+        part = self.folder / f"{name}.part"
+        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(self.folder / name)
+
+
+def resolve(config_file: Path | None, folder: Path | None, overrides: Sequence[str]) -> tuple[Config, Path]:
+    """The config and the run folder that `--config`, `--run` and `--set` mean.
+
+    Without `--run` the folder is runs/STEM of the config file; without `--config` the file is the one that an
+    earlier command left in the run folder.
+
+    Raises:
+        ConfigError: neither names a config, or the config is wrong.
+    """
+    if config_file is None:
+        if folder is None:
+            raise ConfigError(
+                "give --config FILE (the recipes are in recipes/*.yaml), or --run DIR of an earlier run"
+            )
+        config_file = folder / "config.yaml"
+        if not config_file.exists():
+            raise ConfigError(f"{folder} has no config.yaml from an earlier command; give --config FILE")
+    if folder is None:
+        stem = config_file.resolve().parent.name if config_file.name == "config.yaml" else config_file.stem
+        folder = RUNS / stem
+    return configs.load(config_file, list(overrides)), folder
+
+
+def versions() -> dict[str, Any]:
+    """Python, the platform, the packages that results depend on, and the git revision when there is one."""
+    return {
+        "aigq": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: version for name in _PACKAGES if (version := installed(name))},
+        "git": _git_revision(),
+    }
+
+
+def installed(package: str) -> str | None:
+    """The installed version of a package, or None."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_revision() -> str | None:
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != Path(__file__).resolve().parents[2]:
+            return None  # an installed copy inside somebody else's repository
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _settings(config: Config, stage: str) -> dict[str, Any]:
+    return {key: value for key, value in _flat(config.model_dump(mode="json")) if _matters(key, stage)}
+
+
+def _matters(key: str, stage: str) -> bool:
+    return key not in _INERT and any(f"{key}.".startswith(f"{section}.") for section in SECTIONS[kind(stage)])
+
+
+def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+# --- the stages, each recorded in the run folder ---
+
+
+def import_if_absent(config: Config) -> None:
+    """Import `data.source` when `data.tables` does not exist yet."""
+    tables = config.data.tables
+    if (tables / "events.parquet").exists():
+        return
+    if config.data.source is None:
+        raise UsageError(f"{tables} holds no tables; run `aigq import SOURCE PATH --out {tables}` first")
+    from aigq.sources import import_source
+
+    note(f"import {config.data.source} into {tables}")
+    with redirect_stdout(sys.stderr):
+        import_source(config.data.source, config.data.path, tables)
+
+
+def run_prepare(run: Run, *, force: bool) -> dict[str, Any]:
+    """History, counts and samples; once for these tables and this config."""
+    from aigq.samples.prepare import fingerprint_of
+    from aigq.samples.prepare import prepare as work
+
+    run.check("prepare")
+    if run.finished("prepare") and run.result("prepare").get("fingerprint") != fingerprint_of(run.config):
+        note("prepare: the imported tables have changed; stages made from the old ones are done again")
+        run.forget("prepare")
+    return _once(run, "prepare", lambda: work(run.config, run.folder, force=force), force=force)
+
+
+def run_ranker(run: Run, *, force: bool) -> dict[str, Any]:
+    """The label ranker, once."""
+    from aigq.training.ranker import train_ranker as work
+
+    return _once(run, "ranker", lambda: work(run.config, run.folder), force=force)
+
+
+def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, Any]:
+    """One generator, once."""
+    from aigq.training.sft import train_sft as work
+
+    stage = f"sft:{system}"
+    if resume:
+        run.check_resume(stage)
+    return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
+
+
+def run_table(run: Run) -> dict[str, Any]:
+    """Lists, metrics and report of all rows; lists that are still valid are reused."""
+    from aigq.evaluation.table import build_table
+    from aigq.models.text_encoder import TextEncoder
+
+    def build(row: str) -> "RecallChannel":
+        return channel_of(run, row)
+
+    def encode(texts: Sequence[str]) -> Any:
+        return TextEncoder(run.config.encoder.name).encode(texts)
+
+    def work() -> dict[str, Any]:
+        return build_table(
+            run.config, run.folder, build=build, encode=encode, fingerprint=lambda row: _fingerprint(run, row)
+        )
+
+    return _once(run, "table", work, force=False)
+
+
+def _fingerprint(run: Run, row: str) -> str:
+    """What the lists of a row depend on besides the prepared tables."""
+    config = run.config.model_dump(mode="json")
+    parts: list[Any] = [row, config["seed"], config["samples"]["k_users"]]
+    if row in GENERATORS:
+        parts += [run.begun(f"sft:{row}"), config["decoding"]]
+    elif row.startswith("zero_shot:"):
+        parts.append(config["channels"]["llms"].get(row.partition(":")[2]))
+    else:
+        parts.append(config["channels"].get(row))
+        parts += [config["encoder"]] if row == "ebr" else []
+    return json.dumps(parts)
+
+
+def _once(run: Run, stage: str, work: Callable[[], dict[str, Any]], *, force: bool) -> dict[str, Any]:
+    """Run a stage, or read its result when it is finished with this config."""
+    if force:
+        run.forget(stage)
+    if run.finished(stage) and (result := run.result(stage)):
+        note(f"{stage}: finished earlier in {run.folder}")
+        return result
+    note(f"{stage}: begins")
+    with run.stage(stage) as record, redirect_stdout(sys.stderr):
+        result = work()
+        record.update(result)
+    return result
+
+
+def run_missing(run: Run) -> None:
+    """Every stage that the rows of the config need and that is not finished."""
+    import_if_absent(run.config)
+    run_prepare(run, force=False)
+    systems = trained_rows(run.config)
+    if any(wants_ranker(run.config, system) for system in systems):
+        run_ranker(run, force=False)
+    for system in systems:
+        run_sft(run, system, resume=run.started(f"sft:{system}"), force=False)
+
+
+def need(run: Run, stage: str, command: str) -> None:
+    """Raise StageError unless the stage is finished; the message names `command`."""
+    run.check(stage)
+    if not run.finished(stage):
+        raise StageError(
+            f"{run.folder} has no finished `{stage}`; run `{command}` first, or `aigq table` for all stages"
+        )
+
+
+def trained_rows(config: Config) -> list[str]:
+    """The rows of the config that are generators to train."""
+    return [row for row in config.evaluation.rows if row in GENERATORS]
+
+
+def wants_ranker(config: Config, system: str) -> bool:
+    """Whether the labels of this system are ordered by the ranker."""
+    return system == "direct_il_sft" and config.sft.labels == "ranked"
+
+
+def channel_of(run: Run, name: str) -> "RecallChannel":
+    """The channel or generator behind a row of the table, not fitted."""
+    if name in GENERATORS:
+        from aigq.models.direct import DirectGenerator
+
+        generator: RecallChannel = DirectGenerator.load(run.config, run.folder, system=name)
+        return generator
+    from aigq.recall import build_channel
+
+    return build_channel(name, run.config, run.folder)
