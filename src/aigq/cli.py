@@ -256,6 +256,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         note(f"aigq: interrupted; {_how_to_resume(tokens)}")
         return INTERRUPTED
+    except ModuleNotFoundError as error:
+        if debug or (error.name or "aigq").startswith("aigq"):
+            raise
+        note(
+            f"aigq: the package {error.name} is not installed; pip install 'aigq[demo]', or see `aigq doctor`"
+        )
+        return FAILED
     except Exception as error:
         if debug or not _is_disk_full(error):
             raise

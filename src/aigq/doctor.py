@@ -71,10 +71,10 @@ def _python() -> Check:
 def _extras() -> list[Check]:
     needs: dict[str, list[str]] = {"core": []}
     for line in metadata.requires("aigq") or []:
-        extra = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
+        marker = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
         package = re.split(r"[^\w.-]", line)[0]
         if package != "aigq":
-            needs.setdefault(extra[1] if extra else "core", []).append(package)
+            needs.setdefault(marker[1] if marker else "core", []).append(package)
     checks = []
     for extra, packages in needs.items():
         if extra in _DEVELOPMENT:
