@@ -1,0 +1,173 @@
+"""The lists of every row: made once, kept in RUN/lists, made again when what they depend on has changed."""
+
+import hashlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from aigq.recall.channel import Hint, RecallChannel
+from aigq.samples.prepared import Prepared
+from aigq.tables import LISTS, PREPARED_TABLES
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Made:
+    """One row's lists and what they cost."""
+
+    system: str
+    lists: pa.Table
+    fit_seconds: float
+    recommend_seconds: float
+    users: int
+    reused: bool
+
+    @property
+    def seconds_per_1k_users(self) -> float:
+        """Seconds of `recommend` (not of `fit`) for 1,000 users."""
+        return 1000 * self.recommend_seconds / max(1, self.users)
+
+
+@dataclass(frozen=True)
+class _Sidecar:
+    system: str
+    fingerprint: str
+    fit_seconds: float
+    recommend_seconds: float
+    users: int
+
+
+def file_of(run: Path, system: str) -> Path:
+    """RUN/lists/SYSTEM.parquet; characters that file systems refuse are percent-encoded."""
+    return run / "lists" / f"{quote(system, safe='-_.')}.parquet"
+
+
+def prepared_fingerprint(folder: Path) -> str:
+    """Hash of the contents of RUN/prepared."""
+    digest = hashlib.sha256()
+    for name in PREPARED_TABLES:
+        with open(folder / f"{name}.parquet", "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def fingerprint_of(*parts: str, sample_ids: np.ndarray, n: int) -> str:
+    """Hash of everything that one row's lists depend on."""
+    digest = hashlib.sha256(json.dumps([*parts, n]).encode())
+    digest.update(np.ascontiguousarray(sample_ids).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def read_lists(run: Path, system: str, fingerprint: str) -> Made | None:
+    """The kept lists of a row, or None when there are none with this fingerprint."""
+    path = file_of(run, system)
+    try:
+        sidecar = _Sidecar(**json.loads(path.with_suffix(".json").read_text(encoding="utf-8")))
+        if sidecar.fingerprint != fingerprint:
+            return None
+        lists = pq.read_table(path)
+    except (OSError, ValueError, TypeError, pa.ArrowInvalid):
+        return None
+    return Made(system, lists, sidecar.fit_seconds, sidecar.recommend_seconds, sidecar.users, reused=True)
+
+
+def make_lists(
+    system: str,
+    channel: RecallChannel,
+    prepared: Prepared,
+    samples: pa.Table,
+    n: int,
+    advance: Advance,
+    chunk: int = 256,
+) -> Made:
+    """Fit a channel and ask it for lists, `chunk` samples at a time; `advance` hears how many are done."""
+    start = time.perf_counter()
+    channel.fit(prepared)
+    fit_seconds = time.perf_counter() - start
+    moments = prepared.moments(samples)
+    tables, seconds = [LISTS.empty_table()], 0.0
+    for first in range(0, len(moments), chunk):
+        asked = moments[first : first + chunk]
+        start = time.perf_counter()
+        hints = channel.recommend(asked, n)
+        seconds += time.perf_counter() - start
+        tables.append(table_of([moment.sample_id for moment in asked], hints))
+        advance(len(asked))
+    users = len(samples["user_id"].unique())
+    return Made(system, pa.concat_tables(tables), fit_seconds, seconds, users, reused=False)
+
+
+def write_lists(run: Path, made: Made, fingerprint: str) -> None:
+    """Keep a row's lists; a reader never sees half of them."""
+    path = file_of(run, made.system)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sidecar = _Sidecar(made.system, fingerprint, made.fit_seconds, made.recommend_seconds, made.users)
+    path.with_suffix(".json").unlink(missing_ok=True)  # lists without a sidecar are not trusted
+    with atomic(path) as partial:
+        pq.write_table(made.lists, partial)
+    with atomic(path.with_suffix(".json")) as partial:
+        partial.write_text(json.dumps(asdict(sidecar), indent=2) + "\n", encoding="utf-8")
+
+
+def table_of(sample_ids: Sequence[int], hints: Sequence[Sequence[Hint]]) -> pa.Table:
+    """Lists of hints as a LISTS table. A sample without hints has no rows."""
+    flat = [
+        (sample_id, rank, hint.query, hint.score, hint.reason)
+        for sample_id, listed in zip(sample_ids, hints, strict=True)
+        for rank, hint in enumerate(listed, start=1)
+    ]
+    columns = list(zip(*flat, strict=True)) or [()] * len(LISTS)
+    return pa.table([pa.array(c, t) for c, t in zip(columns, LISTS.types, strict=True)], schema=LISTS)
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A path to write to, which becomes `path` when the block ends well."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Advance]:
+    """A progress bar on stderr when it is a terminal, else plain lines at each tenth."""
+    console = Console(stderr=True)
+    if console.is_terminal:
+        columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn())
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
+            task = bar.add_task(title, total=total)
+            yield lambda n: bar.advance(task, n)
+        return
+    done = 0
+    print(f"{title}: fitting, then {total} lists", file=sys.stderr, flush=True)
+
+    def advance(n: int) -> None:
+        nonlocal done
+        tenth, done = 10 * done // max(1, total), done + n
+        if 10 * done // max(1, total) > tenth:
+            print(f"{title}: {done}/{total} lists", file=sys.stderr, flush=True)
+
+    yield advance

@@ -1,0 +1,94 @@
+"""The shoppers of the report: what they did, what they were shown, what they searched next."""
+
+from html import escape
+
+import numpy as np
+import pyarrow as pa
+
+from aigq.evaluation.metrics import normalise
+from aigq.samples.prepared import Moment, Prepared
+
+HISTORY_SHOWN = 12
+HINTS_SHOWN = 10
+VERBS = {"search": "searched", "click": "clicked", "cart": "added", "purchase": "bought"}
+
+
+def people(system: str, lists: pa.Table, prepared: Prepared, samples: pa.Table, k: int) -> str:
+    """The section with one card per sample; nothing when there are no samples."""
+    if not samples.num_rows:
+        return ""
+    ids = pa.array(samples["sample_id"].to_pylist(), pa.int64())
+    listed: dict[int, list[tuple[str, str]]] = {i: [] for i in ids.to_pylist()}
+    kept = lists.filter(pa.compute.is_in(lists["sample_id"], ids)).sort_by(
+        [("sample_id", "ascending"), ("rank", "ascending")]
+    )
+    for row in kept.to_pylist():
+        listed[row["sample_id"]].append((row["query"], row["reason"] or ""))
+    targets, novel = samples["targets"].to_pylist(), samples["novel"].to_pylist()
+    cards = [
+        _card(number, moment, listed[moment.sample_id][:k], list(zip(y, new, strict=True)))
+        for number, (moment, y, new) in enumerate(
+            zip(prepared.moments(samples), targets, novel, strict=True), start=1
+        )
+    ]
+    intro = (
+        f"Drawn at random among those judged; hints by <b>{escape(system)}</b>. "
+        "<mark>✓ marked</mark> hints were searched next."
+    )
+    return f"<section><h2>Shoppers</h2><p>{intro}</p>{''.join(cards)}</section>"
+
+
+def _card(number: int, moment: Moment, hints: list[tuple[str, str]], targets: list[tuple[str, bool]]) -> str:
+    wanted = {normalise(query) for query, _ in targets}
+    given = {normalise(query) for query, _ in hints}
+    n = moment.history.num_rows
+    hit = len(wanted & given)
+    summary = f"{n:,} earlier behaviour{'' if n == 1 else 's'} · {hit} of {len(wanted)} found"
+    return (
+        f'<article class="card"><h3>Shopper {number} <small>{escape(moment.user_id)} on '
+        f"{np.datetime64(moment.cut, 'D')} · {summary}</small></h3>"
+        f'<div class="steps"><div><h4>Did before</h4>{_history(moment.history)}</div>'
+        f"<div><h4>Was shown</h4>{_hints(hints, wanted)}</div>"
+        f"<div><h4>Searched next</h4>{_targets(targets, given)}</div></div></article>"
+    )
+
+
+def _history(history: pa.Table) -> str:
+    if not history.num_rows:
+        return '<p class="none">nothing yet</p>'
+    recent = history.slice(max(0, history.num_rows - HISTORY_SHOWN)).to_pylist()[::-1]
+    items = "".join(
+        f"<li><span class='when'>{row['ts']:%d %b}</span> <span class='verb'>{escape(VERBS.get(row['action'], row['action']))}"
+        f"</span> {escape(row['text'])}</li>"
+        for row in recent
+    )
+    earlier = history.num_rows - len(recent)
+    more = f'<p class="none">and {earlier:,} earlier</p>' if earlier else ""
+    return f'<ul class="plain">{items}</ul>{more}'
+
+
+def _hints(hints: list[tuple[str, str]], wanted: set[str]) -> str:
+    if not hints:
+        return '<p class="none">an empty list</p>'
+    items = [_hint(query, reason, normalise(query) in wanted) for query, reason in hints]
+    shown = f"<ol>{''.join(items[:HINTS_SHOWN])}</ol>"
+    rest = items[HINTS_SHOWN:]
+    if not rest:
+        return shown
+    found = sum(normalise(query) in wanted for query, _ in hints[HINTS_SHOWN:])
+    label = f"{len(rest)} more" + (f", {found} of them searched next" if found else "")
+    return f'{shown}<details><summary>{label}</summary><ol start="{HINTS_SHOWN + 1}">{"".join(rest)}</ol></details>'
+
+
+def _hint(query: str, reason: str, hit: bool) -> str:
+    text = f"<mark>✓ {escape(query)}</mark>" if hit else escape(query)
+    why = f'<span class="why">{escape(reason)}</span>' if reason else ""
+    return f"<li>{text}{why}</li>"
+
+
+def _targets(targets: list[tuple[str, bool]], given: set[str]) -> str:
+    items = []
+    for query, novel in targets:
+        text = f"<mark>✓ {escape(query)}</mark>" if normalise(query) in given else escape(query)
+        items.append(f"<li>{text}{' <span class=tag>new to them</span>' if novel else ''}</li>")
+    return f'<ul class="plain">{"".join(items)}</ul>'

@@ -1,0 +1,175 @@
+"""The table on a terminal, as plain text in a pipe, or as JSON."""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+PLAIN_WIDTH = 240
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of the table: where it is in a row, its heading, which direction is better."""
+
+    key: str
+    label: str
+    meaning: str
+    better: Literal["high", "low"] = "high"
+    decimals: int = 4
+    at_k: bool = True
+    minor: bool = False  # left out on narrow terminals
+
+    def heading(self, k: int) -> str:
+        """The heading with its cut-off."""
+        return f"{self.label}@{k}" if self.at_k else self.label
+
+
+COLUMNS = (
+    Column("query_hr", "Query HR", "share of what was searched next that the list holds"),
+    Column("query_hr_any", "Any hit", "share of lists that hold at least one of them", minor=True),
+    Column("cate_hr", "Cate HR", "the same on leaf categories; targets without a category are left out"),
+    Column("sem_sim", "SemSim", "mean best cosine between what was searched and the list"),
+    Column("unique_cates", "Unique cates", "distinct leaf categories in the list", decimals=1, at_k=False),
+    Column("novel_query_hr", "Novel HR", "Query HR on queries that the shopper had never issued before"),
+    Column(
+        "repeat_query_hr", "Repeat HR", "Query HR on queries that the shopper had issued before", minor=True
+    ),
+    Column(
+        "near_dup",
+        "Near-dup",
+        "share of a list that nearly repeats a query above it (ratio >= 90)",
+        "low",
+        3,
+        False,
+        True,
+    ),
+    Column("seconds_per_1k_users", "s / 1k users", "seconds to make lists for 1,000 users", "low", 1, False),
+)
+
+
+def show(result: Mapping[str, Any], *, as_json: bool = False, console: Console | None = None) -> None:
+    """Print the content of metrics.json: JSON, a table for a terminal, or plain text when piped."""
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False, allow_nan=False), file=sys.stdout)
+        return
+    console = console or Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(file=console.file, width=PLAIN_WIDTH, no_color=True, highlight=False)
+    console.print(Text(title(result), style="bold"))
+    console.print(rich_table(result, console))
+    for line in footnotes(result):
+        console.print(Text(line, style="dim"))
+
+
+def rich_table(result: Mapping[str, Any], console: Console) -> Table:
+    """One line per system; on a terminal the interval stands below its value."""
+    columns = visible(result, narrow=console.width < 120)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("System", no_wrap=True)
+    for column in columns:
+        table.add_column(column.heading(result["k"]), justify="right", no_wrap=not console.is_terminal)
+    for row in result["rows"]:
+        cells = [_cell(result, row, column, "\n" if console.is_terminal else " ") for column in columns]
+        table.add_row(Text(row["system"]), *cells)
+    return table
+
+
+def title(result: Mapping[str, Any]) -> str:
+    """Dataset, mode, typed or constructed, split with dates, users, seed: what a number must be quoted with."""
+    dates = result["dates"]
+    return " · ".join(
+        [
+            result["dataset"],
+            f"{result['mode']} mode",
+            f"{result['queries']} queries",
+            f"{result['split']} {dates['first_sample']} to {dates['last_sample']}",
+            users(result),
+            f"seed {result['seed']}",
+        ]
+    )
+
+
+def users(result: Mapping[str, Any]) -> str:
+    """How many users, of how many when it is a sample."""
+    n, all_ = result["users"], result["users_of_split"]
+    return f"{n:,} users" if n == all_ else f"{n:,} of {all_:,} users"
+
+
+def footnotes(result: Mapping[str, Any]) -> list[str]:
+    """What the marks mean, and what must be said about the numbers."""
+    notes = [
+        f"[low, high]: 95 % bootstrap interval over users ({result['bootstrap']:,} resamples). "
+        f"*: the paired difference to {result['compare_to']} has an interval that leaves out 0."
+    ]
+    covered = result["targets_with_category"]
+    if covered is not None and covered < 1:
+        notes.append(
+            f"Cate HR counts the {covered:.0%} of targets whose leaf category is known from training."
+        )
+    for row in result["rows"]:
+        valid = row["validity"]["valid"]
+        if valid is not None and valid < 1:
+            notes.append(f"{row['system']}: {1 - valid:.2%} of lists break a rule ({broken_rules(row)}).")
+    return notes
+
+
+def broken_rules(row: Mapping[str, Any]) -> str:
+    """Which serving rules a row's lists break, and how often."""
+    rules = {name: share for name, share in row["validity"].items() if name != "valid" and share}
+    return ", ".join(f"{name.replace('_', ' ')} {share:.2%}" for name, share in rules.items())
+
+
+def visible(result: Mapping[str, Any], *, narrow: bool = False) -> list[Column]:
+    """Columns that fit."""
+    return [column for column in COLUMNS if not (narrow and column.minor)]
+
+
+def best(rows: Iterable[Mapping[str, Any]], column: Column) -> float | None:
+    """The best value of a column as printed; None when no row has one, or only one row is there."""
+    values = [round(row[column.key], column.decimals) for row in rows if row[column.key] is not None]
+    if len(values) < 2:
+        return None
+    return max(values) if column.better == "high" else min(values)
+
+
+def is_best(result: Mapping[str, Any], row: Mapping[str, Any], column: Column) -> bool:
+    """True for the best value of its column, ties included."""
+    value = row[column.key]
+    return value is not None and round(value, column.decimals) == best(result["rows"], column)
+
+
+def is_significant(row: Mapping[str, Any], column: Column) -> bool:
+    """True when the row differs from the compared row beyond its interval."""
+    return bool(row.get("difference", {}).get(column.key, {}).get("significant"))
+
+
+def number(value: float | None, decimals: int) -> str:
+    """A number, or a dash where there is none."""
+    return DASH if value is None else f"{value:,.{decimals}f}"
+
+
+def interval(row: Mapping[str, Any], column: Column) -> str:
+    """[low, high], or nothing where there is no interval."""
+    low, high = row["ci95"].get(column.key, (None, None))
+    if low is None or high is None:
+        return ""
+    decimals = min(column.decimals, 3)
+    return f"[{low:.{decimals}f}, {high:.{decimals}f}]"
+
+
+def _cell(result: Mapping[str, Any], row: Mapping[str, Any], column: Column, between: str) -> Text:
+    style = "bold" if is_best(result, row, column) else ""
+    cell = Text(number(row[column.key], column.decimals), style=style)
+    cell.append("*" if is_significant(row, column) else "")
+    bounds = interval(row, column)
+    if bounds:
+        cell.append(between + bounds, style="dim not bold")
+    return cell

@@ -1,0 +1,233 @@
+"""RUN/report.html: one file that opens without a network and runs no script.
+
+Everything that came from a log or a config is escaped; charts are inline SVG.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from aigq.config import Config
+from aigq.evaluation import charts, render
+from aigq.evaluation.lists import atomic
+from aigq.evaluation.people import people
+from aigq.samples.prepared import Prepared
+
+STYLE = Path(__file__).with_name("report.css")
+TRAINING_LOG = Path("models/direct_il_sft/log.jsonl")
+
+
+def write_report(
+    result: Mapping[str, Any],
+    run: Path,
+    *,
+    prepared: Prepared,
+    config: Config,
+    samples: pa.Table,
+    lists: Mapping[str, pa.Table],
+) -> Path:
+    """Write RUN/report.html and return its path.
+
+    Args:
+        result: the content of metrics.json.
+        run: the run folder; its training log is read when there is one.
+        prepared: for the histories of the shoppers shown.
+        config: the run; `evaluation.report_users` shoppers are shown.
+        samples: the samples that were judged.
+        lists: a LISTS table per system; the compared row's lists are shown.
+    """
+    shown = _draw(samples, config.evaluation.report_users, config.seed)
+    sections = [
+        _header(result),
+        _section("Results", _table(result) + _notes(result)),
+        *_chart_sections(result, read_log(run / TRAINING_LOG)),
+        _section("Lists", _checks(result)),
+        people(result["compare_to"], lists[result["compare_to"]], prepared, shown, result["k"]),
+        _footer(result),
+    ]
+    path = run / "report.html"
+    with atomic(path) as partial:
+        partial.write_text(_page(result, "\n".join(sections)), encoding="utf-8")
+    return path
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a training log; lines that are not JSON objects (a run was cut off) are skipped."""
+    if not path.exists():
+        return []
+    points = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            point = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(point, dict) and isinstance(point.get("step"), int):
+            points.append(point)
+    return points
+
+
+def _page(result: Mapping[str, Any], body: str) -> str:
+    policy = "default-src 'none'; style-src 'unsafe-inline'"
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(result['dataset'])} – query recommendation report</title>\n"
+        f"<style>{STYLE.read_text(encoding='utf-8')}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(result: Mapping[str, Any]) -> str:
+    dates = result["dates"]
+    facts = {
+        "Mode": result["mode"],
+        "Queries": result["queries"],
+        "Split": f"{result['split']}, {dates['first_sample']} to {dates['last_sample']}",
+        "Training ends before": dates["validation_from"],
+        "Validation ends before": dates["test_from"],
+        "Users": render.users(result),
+        "Samples": f"{result['samples']:,} ({result['unit'].replace('_', ' ')})",
+        "Held-out queries": f"{result['targets']:,}, {_percent(result['novel_targets'])} novel",
+        "Seed": str(result["seed"]),
+    }
+    items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
+    return (
+        f'<header><p class="kicker">Query recommendation</p><h1>{escape(result["dataset"])}</h1>'
+        f'<dl class="facts">{items}</dl></header>'
+    )
+
+
+def _table(result: Mapping[str, Any]) -> str:
+    columns = render.visible(result)
+    headings = "".join(
+        f'<th scope="col" title="{escape(c.meaning)}">{escape(c.heading(result["k"]))}</th>' for c in columns
+    )
+    body = "".join(
+        f'<tr{_compared(result, row)}><th scope="row">{escape(row["system"])}</th>'
+        + "".join(_cell(result, row, column) for column in columns)
+        + "</tr>"
+        for row in result["rows"]
+    )
+    caption = f"<caption>{escape(render.title(result))}</caption>"
+    return _scroll(
+        f"<table>{caption}<thead><tr><th scope='col'>System</th>{headings}</tr></thead><tbody>{body}</tbody></table>"
+    )
+
+
+def _cell(result: Mapping[str, Any], row: Mapping[str, Any], column: render.Column) -> str:
+    value = escape(render.number(row[column.key], column.decimals))
+    if render.is_best(result, row, column):
+        value = f"<strong>{value}</strong>"
+    if render.is_significant(row, column):
+        value += '<abbr title="differs from the compared row">*</abbr>'
+    bounds = render.interval(row, column)
+    return f"<td>{value}" + (f'<span class="ci">{bounds}</span>' if bounds else "") + "</td>"
+
+
+def _notes(result: Mapping[str, Any]) -> str:
+    lines = "".join(f"<li>{escape(line)}</li>" for line in render.footnotes(result))
+    meanings = "".join(
+        f"<div><dt>{escape(c.heading(result['k']))}</dt><dd>{escape(c.meaning)}</dd></div>"
+        for c in render.COLUMNS
+    )
+    return (
+        f'<ul class="notes">{lines}</ul>'
+        f'<details><summary>What the columns mean</summary><dl class="meanings">{meanings}</dl></details>'
+    )
+
+
+def _chart_sections(result: Mapping[str, Any], log: list[dict[str, Any]]) -> list[str]:
+    if not charts.available():
+        return [_section("Charts", "<p>Charts need altair: <code>pip install 'aigq[train]'</code>.</p>")]
+    metrics = ("query_hr", "cate_hr", "novel_query_hr")
+    drawn = [charts.bars(result, metric, labels=True) for metric in metrics]
+    bars = "".join(_figure(svg, _say(result, m)) for svg, m in zip(drawn, metrics, strict=True) if svg)
+    k = result["k"]
+    sections = [
+        _section("With 95 % intervals", f'<div class="grid">{bars}</div>'),
+        _section(
+            "Shorter lists",
+            _figure(charts.curve(result), f"Query HR at every K up to {k}, a line per system"),
+        ),
+        _section(
+            "Slices", _figure(charts.slices(result), f"Query HR@{k} per slice and system, with intervals")
+        ),
+    ]
+    return sections + _training(log)
+
+
+def _training(log: list[dict[str, Any]]) -> list[str]:
+    figures = []
+    for metric, title in (("loss", "training loss"), ("valid_query_hr", "Query HR on validation")):
+        points = [p for p in log if isinstance(p.get(metric), int | float) and np.isfinite(p[metric])]
+        if points:
+            text = f"{title}: from {points[0][metric]:.4f} to {points[-1][metric]:.4f} at step {points[-1]['step']:,}"
+            figures.append(_figure(charts.line(points, metric, title), text))
+    return [_section("Training", f'<div class="grid">{"".join(figures)}</div>')] if figures else []
+
+
+def _checks(result: Mapping[str, Any]) -> str:
+    rules = ("valid", "empty", "too_long", "repeats", "unservable")
+    labels = ("Valid lists", "Empty", "Too long", "With repeats", "Not servable")
+    heads = "".join(f'<th scope="col">{label}</th>' for label in labels)
+    rows = "".join(
+        f'<tr><th scope="row">{escape(row["system"])}</th>'
+        + "".join(f"<td>{_percent(row['validity'][rule])}</td>" for rule in rules)
+        + "</tr>"
+        for row in result["rows"]
+    )
+    rule = (
+        f"A list is valid when it holds 1 to {result['k']} queries, none twice, each issued by at least "
+        f"{result['k_users']} distinct users before the day it is shown."
+    )
+    table = f"<table><thead><tr><th scope='col'>System</th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    return f"<p>{rule}</p>{_scroll(table)}"
+
+
+def _footer(result: Mapping[str, Any]) -> str:
+    versions = ", ".join(f"{name} {number}" for name, number in result["versions"].items())
+    encoder = f" SemSim encoder: {result['encoder']}." if result["encoder"] else ""
+    return f"<footer>{escape(versions)}.{escape(encoder)}</footer>"
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+
+
+def _figure(svg: str, text: str) -> str:
+    return f'<figure role="img" aria-label="{escape(text)}">{svg}</figure>'
+
+
+def _scroll(table: str) -> str:
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="table">{table}</div>'
+
+
+def _compared(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
+    return ' class="compared"' if row["system"] == result["compare_to"] else ""
+
+
+def _say(result: Mapping[str, Any], metric: str) -> str:
+    values = ", ".join(f"{row['system']} {render.number(row[metric], 4)}" for row in result["rows"])
+    return f"{metric} at {result['k']}: {values}"
+
+
+def _percent(share: float | None) -> str:
+    percent: Callable[[float], str] = "{:.1%}".format
+    return render.DASH if share is None else percent(share)
+
+
+def _draw(samples: pa.Table, n: int, seed: int) -> pa.Table:
+    """One sample each of n seeded users."""
+    users: Sequence[str] = samples["user_id"].to_pylist()
+    rng = np.random.default_rng(seed)
+    chosen: dict[str, int] = {}
+    for index in rng.permutation(len(users)):
+        if len(chosen) == n:
+            break
+        chosen.setdefault(users[index], int(index))
+    return samples.take(pa.array(sorted(chosen.values()), pa.int64()))
