@@ -16,8 +16,8 @@ from aigq.sources.workspace import Workspace, sql
 from aigq.tables import Provenance
 
 COLUMNS = ("user", "sku", "category", "query", "click_time", "query_time")
-SKU_LIST = r"(?:\D*\b\d{6,}\b.*\b\d{6,}\b.*)|(?:\s*\d{6,}\s*)"
-"""Two numbers of six digits or more, or nothing but one."""
+SKU_LIST = r"(?i:sku:?\s*\d+)|(?:\D*\b\d{6,}\b.*\b\d{6,}\b.*)|(?:\s*\d{6,}\s*)"
+"""Two numbers of six digits or more, nothing but one, or "SKU: 123"."""
 CAMPAIGN = r".*\S_\S.*"
 """Words joined by underscores, such as LaborDay_VideoGames_20110902."""
 

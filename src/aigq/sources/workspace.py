@@ -1,5 +1,6 @@
 """A DuckDB connection that spills to disk, and readers that say clearly what is wrong with a file."""
 
+import codecs
 import gzip
 import shutil
 import tempfile
@@ -57,7 +58,9 @@ class Workspace:
         Lines that are not CSV go to the table `malformed` (file, row, content, reason).
         """
         text = self.text(path)
-        options = "header = true, all_varchar = true, quote = '\"', ignore_errors = true, store_rejects = true"
+        options = (
+            "header = true, all_varchar = true, quote = '\"', ignore_errors = true, store_rejects = true"
+        )
         try:
             self.db.execute(
                 f"CREATE OR REPLACE TABLE {view} AS "
@@ -68,19 +71,42 @@ class Workspace:
         self._keep_malformed(path)
         self.require(view, path, needed)
 
-    def json_lines(self, view: str, path: Path) -> None:
-        """A table of a JSON-lines file: `_row`, `line` (text) and `json` (null where the line is not an object)."""
-        text = self.text(path)
+    def json_rows(self, table: str, paths: Sequence[Path]) -> None:
+        """A table of objects from JSON-lines or Parquet files: file, _row, line (text), json (null: no object).
+
+        Blank lines are not rows.
+        """
+        parts = []
+        for path in paths:
+            if path.suffix == ".parquet":
+                view = f"{table}_{len(parts)}"
+                self.parquet(view, path)
+                rows = f"SELECT _row, to_json(r)::VARCHAR AS line FROM {view} r"
+            else:
+                rows = (
+                    f"SELECT row_number() OVER () AS _row, line FROM read_csv({sql(self.text(path))}, "
+                    "columns = {'line': 'VARCHAR'}, delim = chr(1), quote = '', escape = '', header = false, "
+                    "auto_detect = false, max_line_size = 33554432)"
+                )
+            parts.append(f"SELECT {sql(path.name)} AS file, _row, line FROM ({rows})")
         self.db.execute(
-            f"CREATE OR REPLACE TABLE {view} AS SELECT _row, line, "
-            "CASE WHEN line LIKE '%{%' AND json_valid(line) THEN line::JSON END AS json FROM ("
-            f"SELECT row_number() OVER () AS _row, line FROM read_csv({sql(text)}, columns = {{'line': 'VARCHAR'}}, "
-            "delim = chr(1), quote = '', escape = '', header = false, auto_detect = false, "
-            "max_line_size = 33554432)) WHERE trim(line) <> ''"
+            f"CREATE OR REPLACE TABLE {table} AS SELECT file, _row, line, "
+            "CASE WHEN json_valid(line) AND json_type(line) = 'OBJECT' THEN line::JSON END AS json "
+            f"FROM ({' UNION ALL '.join(parts)}) WHERE trim(line) <> ''"
         )
-        counts = self.rows(f"SELECT count(*), count(json), min(left(line, 60)) FROM {view}")[0]
+        counts = self.rows(f"SELECT count(*), count(json), min(left(line, 60)) FROM {table}")[0]
         if counts[0] and not counts[1]:
-            raise SourceError(f"{path}: expected JSON lines (one object a line); found {counts[2]!r}")
+            raise SourceError(f"{paths[0]}: expected JSON lines, one object a line; found {counts[2]!r}")
+
+    def need_keys(self, table: str, path: Path, keys: Sequence[str]) -> None:
+        """Raise SourceError when no object of the table has one of the keys."""
+        found = {row[0] for row in self.rows(f"SELECT DISTINCT unnest(json_keys(json)) FROM {table}")}
+        missing = [key for key in keys if key not in found]
+        if missing and found:
+            raise SourceError(
+                f"{path}: expected key{'s' * (len(missing) > 1)} {', '.join(missing)} in its objects; "
+                f"found {', '.join(sorted(found)[:12])}"
+            )
 
     def parquet(self, view: str, paths: Path | Iterable[Path], needed: Sequence[str] = ()) -> None:
         """A view of one or more Parquet files, plus `_row` (1-based in its file)."""
@@ -90,7 +116,7 @@ class Workspace:
         names = ", ".join(sql(path) for path in files)
         try:
             self.db.execute(
-                f"CREATE OR REPLACE VIEW {view} AS SELECT *, file_row_number + 1 AS _row "
+                f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS _row "
                 f"FROM read_parquet([{names}], file_row_number = true, union_by_name = true)"
             )
         except duckdb.Error as error:
@@ -153,8 +179,6 @@ def first_line(error: Exception) -> str:
 
 
 def _is_utf8(path: Path) -> bool:
-    import codecs
-
     decoder = codecs.getincrementaldecoder("utf-8")()
     with path.open("rb") as file:
         try:

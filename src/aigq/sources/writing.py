@@ -35,7 +35,9 @@ def write_tables(workspace: Workspace, out: Path, source: str, provenance: Prove
     _merge_entities(workspace, old)
     _merge_rejected(workspace, old)
     rejected = dict(
-        workspace.rows("SELECT reason, count(*) FROM checked WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1")
+        workspace.rows(
+            "SELECT reason, count(*) FROM checked WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
     )
     events, users, first, last = workspace.rows(
         "SELECT count(*), count(DISTINCT user_id), min(ts), max(ts) FROM events"
@@ -65,7 +67,9 @@ def _read_old(workspace: Workspace, out: Path) -> bool:
     there = [name for name in IMPORTED_TABLES if (out / f"{name}.parquet").is_file()]
     if 0 < len(there) < len(IMPORTED_TABLES):
         missing = ", ".join(name for name in IMPORTED_TABLES if name not in there)
-        raise SourceError(f"{out}: expected all four imported tables; {missing} is missing: import into a new folder")
+        raise SourceError(
+            f"{out}: expected all four imported tables; {missing} is missing: import into a new folder"
+        )
     for name in there:
         path = out / f"{name}.parquet"
         if pq.read_schema(path) != IMPORTED_TABLES[name]:
@@ -88,7 +92,9 @@ def _merge_events(workspace: Workspace, old: bool) -> dict[str, int]:
         GROUP BY {_KEY}
     """)
     rows, good = workspace.rows("SELECT count(*), count(*) FILTER (reason IS NULL) FROM checked")[0]
-    new, derived = workspace.rows("SELECT count(*) FILTER (origin = 1), count(*) FILTER (origin = 2) FROM events")[0]
+    new, derived = workspace.rows(
+        "SELECT count(*) FILTER (origin = 1), count(*) FILTER (origin = 2) FROM events"
+    )[0]
     return {"rows": rows, "new_events": new, "searches_derived": derived, "duplicates": good - new}
 
 
@@ -116,7 +122,7 @@ def _merge_rejected(workspace: Workspace, old: bool) -> None:
     before = "UNION SELECT file, row, reason, content FROM old_rejected" if old else ""
     workspace.db.execute(
         "CREATE OR REPLACE TABLE rejected AS "
-        f"SELECT file, row, reason, content FROM checked WHERE reason IS NOT NULL {before}"
+        f"SELECT DISTINCT file, row, reason, content FROM checked WHERE reason IS NOT NULL {before}"
     )
 
 
@@ -149,7 +155,9 @@ def _replace_files(workspace: Workspace, out: Path, summary: ImportSummary) -> N
                     writer.write_table(pa.Table.from_batches([batch]).cast(schema))
         temporary = out / f".import.json.{os.getpid()}"
         ready.append((temporary, out / "import.json"))
-        temporary.write_text(json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
         for temporary, final in ready:
             os.replace(temporary, final)
     finally:

@@ -1,0 +1,158 @@
+"""Any CSV, JSON-lines or Parquet log, with a map that says which of its columns is what.
+
+    columns = {
+        "user_id": "visitor", "ts": "time", "action": "event", "query": "q", "item_id": "sku",
+        "request_id": ..., "position": ..., "session_id": ...,       # optional
+        "actions": {"view": "click", "buy": "purchase"},             # optional: the log's own names of actions
+        "provenance": "typed",                                       # or constructed
+        "items": {"path": "items.csv", "item_id": "sku", "title": "name", "category": "category", "brand": ...,
+                  "price": ..., "attributes": ["colour", "size"]},
+        "users": {"path": "users.csv", "user_id": "visitor", "profile": ["city", "age"]},
+    }
+
+`action` may be a constant instead of a column: {"action": "search"}. Without a map, the columns have the names of the
+events table. A category is a JSON list, or text with ">" between its levels. Keys of JSON objects may be dotted.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from aigq.errors import SourceError
+from aigq.sources.ubi import action_sql
+from aigq.sources.workspace import Workspace, sql
+from aigq.tables import ACTIONS, EVENTS, Provenance
+
+_OPTIONS = ("actions", "provenance", "items", "users")
+_NULL_MAP = "NULL::MAP(VARCHAR, VARCHAR)"
+Reader = Callable[[str | None], str]
+
+
+def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | None = None) -> Provenance:
+    """Read the log `path`, and the items and users files that `columns` names (relative to the log's folder)."""
+    if path is None:
+        raise SourceError("files: expected the path of a CSV, JSON-lines or Parquet file; found none")
+    roles = dict(columns) if columns else {name: name for name in EVENTS.names}
+    unknown = [key for key in roles if key not in (*EVENTS.names, *_OPTIONS)]
+    if unknown:
+        known = ", ".join((*EVENTS.names, *_OPTIONS))
+        raise SourceError(f"files: unknown key {unknown[0]!r} in the column map; known: {known}")
+    provenance = roles.get("provenance", "typed")
+    if provenance not in ("typed", "constructed"):
+        raise SourceError(f"files: provenance is typed or constructed; found {provenance!r}")
+    found = _open(workspace, "log", path)
+    if columns is None:
+        roles = {name: name for name in roles if name in found}
+    constant = roles.get("action") in ACTIONS and roles.get("action") not in found
+    needed = {"user_id": "user_id", "ts": "ts", "action": "action"} | {
+        key: name for key, name in roles.items() if key in EVENTS.names
+    }
+    _require(path, found, [name for key, name in needed.items() if not (key == "action" and constant)])
+    read = _reader(workspace, "log")
+    spellings = {str(key).lower(): str(value) for key, value in dict(roles.get("actions") or {}).items()}
+    action = sql(str(roles["action"])) if constant else read(needed["action"])
+    if not constant:
+        action = action_sql(action, {name: name for name in ACTIONS} | spellings)
+    rest = ", ".join(
+        f"{read(roles.get(name))} AS {name}"
+        for name in ("query", "item_id", "request_id", "position", "session_id")
+    )
+    content, bad = _content(workspace, "log")
+    workspace.db.execute(f"""
+        CREATE OR REPLACE VIEW raw AS
+        SELECT {sql(path.name)} AS file, _row AS row, {content} AS content, {bad} AS reason,
+               {read(needed["user_id"])} AS user_id, {read(needed["ts"])} AS ts, {action} AS action, {rest},
+               NULL::VARCHAR AS search_ts
+        FROM log
+        UNION ALL
+        SELECT file, row, content, reason, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+        FROM malformed WHERE file = {sql(path.name)}
+    """)
+    if roles.get("items"):
+        _items(workspace, path.parent, dict(roles["items"]))
+    if roles.get("users"):
+        _users(workspace, path.parent, dict(roles["users"]))
+    return "constructed" if provenance == "constructed" else "typed"
+
+
+def _open(workspace: Workspace, table: str, path: Path) -> list[str]:
+    """Make `table` and give the names of its columns; of a JSON file, the keys of its objects."""
+    if path.suffix == ".parquet":
+        workspace.parquet(table, path)
+    elif path.suffix in (".jsonl", ".ndjson", ".json"):
+        workspace.json_rows(table, [path])
+        return sorted(
+            row[0] for row in workspace.rows(f"SELECT DISTINCT unnest(json_keys(json)) FROM {table}")
+        )
+    else:
+        workspace.csv(table, path)
+    return [name for name in workspace.columns(table) if not name.startswith("_")]
+
+
+def _require(path: Path, found: list[str], needed: list[str]) -> None:
+    missing = [name for name in needed if name not in found and str(name).split(".")[0] not in found]
+    if missing and found:
+        raise SourceError(f"{path}: expected column {missing[0]!r}; found {', '.join(found[:12])}")
+
+
+def _reader(workspace: Workspace, table: str) -> Reader:
+    """A function from a column's name to the SQL that reads it."""
+    kinds = workspace.columns(table)
+    if "json" in kinds and "line" in kinds:
+        return lambda name: "NULL::VARCHAR" if name is None else f"(json ->> {sql('$.' + name)})"
+    timed = ("TIMESTAMP", "DATE")
+
+    def read(name: str | None) -> str:
+        if name is None:
+            return "NULL::VARCHAR"
+        quoted = '"' + name.replace('"', '""') + '"'
+        return (
+            f"({quoted}::TIMESTAMPTZ::VARCHAR)" if kinds[name].startswith(timed) else f"({quoted}::VARCHAR)"
+        )
+
+    return read
+
+
+def _content(workspace: Workspace, table: str) -> tuple[str, str]:
+    kinds = workspace.columns(table)
+    if "json" in kinds and "line" in kinds:
+        return "line", "CASE WHEN json IS NULL THEN 'not a JSON object' END"
+    names = ", ".join(f'"{name}"::VARCHAR' for name in kinds if not name.startswith("_"))
+    return f"concat_ws(',', {names})", "NULL::VARCHAR"
+
+
+def _items(workspace: Workspace, folder: Path, roles: dict[str, Any]) -> None:
+    path = folder / str(roles.get("path"))
+    found = _open(workspace, "item_file", path)
+    plain = [str(roles[key]) for key in ("item_id", "title", "category", "brand", "price") if roles.get(key)]
+    _require(path, found, [str(roles.get("item_id", "item_id")), *plain])
+    read = _reader(workspace, "item_file")
+    category = read(roles.get("category"))
+    attributes = _map([str(name) for name in roles.get("attributes") or []], read)
+    workspace.db.execute(f"""
+        CREATE OR REPLACE VIEW raw_items AS
+        SELECT {read(roles.get("item_id", "item_id"))} AS item_id, {read(roles.get("title"))} AS title,
+               CASE WHEN {category} LIKE '[%' THEN try_cast({category} AS JSON) ->> '$[*]'
+                    ELSE list_transform(string_split({category}, '>'), lambda level: trim(level)) END AS category,
+               {read(roles.get("brand"))} AS brand, {attributes} AS attributes,
+               try_cast({read(roles.get("price"))} AS DOUBLE) AS price
+        FROM item_file
+    """)
+
+
+def _users(workspace: Workspace, folder: Path, roles: dict[str, Any]) -> None:
+    path = folder / str(roles.get("path"))
+    found = _open(workspace, "user_file", path)
+    key = str(roles.get("user_id", "user_id"))
+    _require(path, found, [key])
+    read = _reader(workspace, "user_file")
+    fields = roles.get("profile") or [name for name in found if name != key]
+    workspace.db.execute(
+        f"CREATE OR REPLACE VIEW raw_users AS SELECT {read(key)} AS user_id, "
+        f"{_map([str(name) for name in fields], read)} AS profile FROM user_file"
+    )
+
+
+def _map(names: list[str], read: Reader) -> str:
+    entries = ", ".join(f"{{'k': {sql(name)}, 'v': {read(name)}}}" for name in names)
+    return f"map_from_entries(list_filter([{entries}], lambda entry: entry.v <> ''))" if names else _NULL_MAP

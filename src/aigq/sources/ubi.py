@@ -1,0 +1,105 @@
+"""User Behavior Insights 1.3.0: the events and queries that the search engine's UBI plugin and its clients record.
+
+PATH is one file or a folder of files: JSON lines (also OpenSearch's bulk format, whose index lines carry no data) or
+Parquet. A line with action_name is an event, a line with user_query alone is a query, which becomes a search. An event
+without user_query has the text of its query_id. Several records of one search (query, "search", "view_search_results")
+share their query_id and become one event at the earliest of their times.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from aigq.errors import SourceError
+from aigq.sources.workspace import Workspace, sql
+from aigq.tables import ACTIONS, Provenance
+
+VARIANTS = {
+    "search": "search on_search view_search_results search_results query search_query submit_search",
+    "click": "click item_click product_click result_click click_through select_item view_item view item_view "
+    "product_view view_product item_detail product_detail",
+    "cart": "cart add_to_cart add_item_to_cart item_add_to_cart cart_add addtocart",
+    "purchase": "purchase buy order checkout conversion item_purchase",
+    "hint_impression": "hint_impression suggestion_impression suggestions_shown",
+    "hint_click": "hint_click suggestion_click suggestion_select autocomplete_click query_suggestion_click",
+    "exit": "exit page_exit session_end leave",
+}
+"""Spellings of an action_name, besides the names of aigq's own actions; any other action is rejected."""
+ACTION_NAMES = {spelling: action for action, spellings in VARIANTS.items() for spelling in spellings.split()}
+_SUFFIXES = (".ndjson", ".jsonl", ".json", ".parquet", ".gz")
+
+
+def action_sql(name: str, spellings: Mapping[str, str] = ACTION_NAMES) -> str:
+    """SQL for the aigq action of a spelling; unknown spellings stay as they are and fail the check."""
+    cases = " ".join(f"WHEN {sql(spelling)} THEN {sql(action)}" for spelling, action in spellings.items())
+    return f"CASE lower(trim({name})) {cases} ELSE {name} END"
+
+
+def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | None = None) -> Provenance:
+    """Read UBI queries and events, in one file or several."""
+    if path is None:
+        raise SourceError("ubi: expected the path of a file or folder; found none")
+    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
+    if not files:
+        raise SourceError(f"{path}: expected {', '.join(_SUFFIXES)} files in the folder; found none")
+    workspace.json_rows("ubi_lines", files)
+    workspace.db.execute("""
+        CREATE OR REPLACE TABLE ubi AS
+        SELECT file, _row, line, json, json ->> '$.action_name' AS action_name,
+               nullif(json ->> '$.query_id', '') AS query_id,
+               coalesce(nullif(json ->> '$.user_id', ''), nullif(json ->> '$.client_id', '')) AS user_id,
+               coalesce(json ->> '$.timestamp', json ->> '$."@timestamp"') AS ts,
+               nullif(json ->> '$.user_query', '') AS user_query,
+               CASE WHEN json ->> '$.message_type' = 'QUERY' THEN json ->> '$.message' END AS message
+        FROM ubi_lines
+        WHERE json IS NULL OR NOT (len(json_keys(json)) = 1
+                                   AND json_keys(json)[1] IN ('index', 'create', 'update', 'delete'))
+    """)
+    if workspace.rows("SELECT count(*) > 0 AND count(coalesce(action_name, user_query)) = 0 FROM ubi")[0][0]:
+        raise SourceError(f"{files[0]}: expected UBI objects with action_name or user_query; found neither")
+    _raw(workspace)
+    workspace.db.execute("""
+        CREATE OR REPLACE VIEW raw_items AS
+        SELECT DISTINCT json ->> '$.event_attributes.object.object_id' AS item_id,
+               coalesce(json ->> '$.event_attributes.object.description', json ->> '$.event_attributes.object.title')
+                   AS title,
+               NULL::VARCHAR[] AS category,
+               json ->> '$.event_attributes.object.object_detail.brand' AS brand,
+               NULL::MAP(VARCHAR, VARCHAR) AS attributes,
+               try_cast(json ->> '$.event_attributes.object.object_detail.price' AS DOUBLE) AS price
+        FROM ubi WHERE action_name IS NOT NULL
+    """)
+    return "typed"
+
+
+def _raw(workspace: Workspace) -> None:
+    actions = dict.fromkeys(ACTIONS) | ACTION_NAMES
+    known = {spelling: action or spelling for spelling, action in actions.items()}
+    workspace.db.execute(f"""
+        CREATE OR REPLACE VIEW raw AS
+        WITH texts AS (
+            SELECT query_id AS id, min(user_query) AS text FROM ubi
+            WHERE query_id IS NOT NULL AND user_query IS NOT NULL GROUP BY 1
+        ), named AS (
+            SELECT ubi.*, CASE WHEN action_name IS NULL THEN 'search' ELSE {action_sql("action_name", known)} END
+                       AS action,
+                   coalesce(user_query, text) AS known_query
+            FROM ubi LEFT JOIN texts ON id = query_id
+        ), timed AS (
+            SELECT *, CASE WHEN action = 'search' THEN coalesce(known_query, message) ELSE known_query END AS query
+            FROM named
+        )
+        SELECT file, _row AS row, line AS content,
+               CASE WHEN json IS NULL THEN 'not a JSON object' END AS reason, user_id,
+               CASE WHEN action = 'search' AND query_id IS NOT NULL
+                   THEN min(ts) OVER (PARTITION BY user_id, query_id, action, query) ELSE ts END AS ts,
+               action, query,
+               CASE WHEN action <> 'search' THEN coalesce(json ->> '$.event_attributes.object.object_id',
+                                                          json ->> '$.event_attributes.object.internal_id') END
+                   AS item_id,
+               query_id AS request_id,
+               CASE WHEN action <> 'search' THEN json ->> '$.event_attributes.position.ordinal' END AS position,
+               coalesce(json ->> '$.session_id', json ->> '$.event_attributes.session_id') AS session_id,
+               NULL::VARCHAR AS search_ts
+        FROM timed
+    """)
