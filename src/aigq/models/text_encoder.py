@@ -59,8 +59,10 @@ class TextEncoder:
             os.environ.setdefault("HF_HUB_OFFLINE", "1")
             os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
             from sentence_transformers import SentenceTransformer
+            from transformers.utils import logging
 
             try:
+                logging.disable_progress_bar()
                 self._model = SentenceTransformer(self._folder)
             except (OSError, ValueError) as error:
                 reason = str(error).splitlines()[0]
@@ -68,6 +70,8 @@ class TextEncoder:
                     f"encoder.name: cannot load {self.name!r} ({reason}); give a folder, the name of a "
                     f"model that is in the local cache, or set HF_HUB_OFFLINE=0 to let it be downloaded"
                 ) from error
+            finally:
+                logging.enable_progress_bar()
         return self._model
 
 

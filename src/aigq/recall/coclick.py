@@ -16,9 +16,10 @@ from aigq.samples.prepared import CausalCounts, Moment, Prepared
 class CoClick:
     """Neighbours of the shopper's own queries.
 
-    The similarity of two queries is the cosine of their user vectors (users damped by how much they issue)
-    plus `item_weight` times the cosine of their item vectors. A shopper's score for a query is the sum of
-    the similarities to her own queries, weighted by their decayed frequency.
+    The similarity of two queries is the dot product of their user vectors (users damped by how much they
+    issue), divided by the first one's norm and the second one's norm ** `popularity_power`, plus
+    `item_weight` times the same on their item vectors, each part scaled to a largest value of 1. A shopper's
+    score for a query is the sum of the similarities to her own queries, weighted by their decayed frequency.
 
     Args:
         neighbours: kept per query.
@@ -26,6 +27,7 @@ class CoClick:
         k_users: distinct users that must have issued a query before it is shown.
         item_weight: share of the same-item evidence beside the same-user evidence.
         self_weight: similarity of a query to itself; 0 gives own queries no bonus.
+        popularity_power: 1 is the cosine; lower values favour popular neighbours.
     """
 
     name = "coclick"
@@ -37,9 +39,11 @@ class CoClick:
         k_users: int,
         item_weight: float = 1.0,
         self_weight: float = 1.0,
+        popularity_power: float = 0.5,
     ) -> None:
         self._neighbours, self._half_life, self._k = neighbours, half_life_days, k_users
         self._item_weight, self._self_weight = item_weight, self_weight
+        self._power = popularity_power
         self._counts: CausalCounts | None = None
         self._similar = sparse.csr_matrix((0, 0), dtype=np.float32)
         self._query_of_item: dict[str, str] = {}
@@ -53,9 +57,7 @@ class CoClick:
         query = codes_in(rows["query"], vocabulary)
         by_user = _incidence(rows["user_id"], query, len(vocabulary))
         by_item = _incidence(rows["item_id"], query, len(vocabulary))
-        similar = _cosine(by_user) + self._item_weight * _cosine(by_item)
-        similar.setdiag(0.0)
-        similar.eliminate_zeros()
+        similar = _similarity(by_user, self._power) + self._item_weight * _similarity(by_item, self._power)
         kept = _strongest(similar.tocsr(), self._neighbours)
         itself = self._self_weight * sparse.eye(len(vocabulary), format="csr")
         self._similar = (kept + itself).astype(np.float32)
@@ -69,7 +71,7 @@ class CoClick:
         for _, batch in batches(moments, min(4096, CELLS_AT_ONCE // max(1, len(vocabulary)))):
             entries = entries_of(batch, vocabulary, self._half_life, self._query_of_item)
             history = sparse.csr_matrix(
-                (entries.weight.astype(np.float32), (entries.moment, entries.query)),
+                (entries.weight, (entries.moment, entries.query)),
                 shape=(len(batch), len(vocabulary)),
             )
             masks, row = Servable(self._counts, self._k).mask([m.day for m in batch])
@@ -106,11 +108,14 @@ def _incidence(owners: pa.ChunkedArray, query: np.ndarray, size: int) -> sparse.
     return sparse.diags(1.0 / np.sqrt(distinct)) @ matrix
 
 
-def _cosine(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    """Cosines (Q, Q) between the columns of an incidence (owners, Q)."""
+def _similarity(matrix: sparse.csr_matrix, power: float) -> sparse.csr_matrix:
+    """Similarities (Q, Q) of the columns of an incidence (owners, Q); the diagonal is empty."""
     norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel())
-    scaled = matrix @ sparse.diags(np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0))
-    return (scaled.T @ scaled).tocsr()
+    inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+    products = (sparse.diags(inverse) @ (matrix.T @ matrix) @ sparse.diags(inverse**power)).tocsr()
+    products.setdiag(0.0)
+    products.eliminate_zeros()
+    return products / max(float(products.max()), 1e-12) if products.nnz else products
 
 
 def _strongest(similar: sparse.csr_matrix, n: int) -> sparse.csr_matrix:

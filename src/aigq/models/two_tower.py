@@ -1,0 +1,153 @@
+"""Two towers over a frozen text encoder: what a shopper did recently, and a query, into one space."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+AGE_EDGES = (0.02, 0.5, 1.5, 3.5, 7.5, 14.5, 30.5, 60.5, 120.5, 240.5)
+ACTIONS = ("search", "click", "cart", "purchase")
+
+
+@dataclass(frozen=True)
+class HistoryArrays:
+    """Recent behaviours of N shoppers, at most L each, most recent first.
+
+    `text` (N, L) positions in the text table, -1 beyond the end; `age` (N, L) buckets; `action` (N, L) codes.
+    """
+
+    text: np.ndarray
+    age: np.ndarray
+    action: np.ndarray
+
+    def take(self, rows: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+        """The three arrays of these shoppers as tensors."""
+        return tuple(torch.from_numpy(a[rows].astype(np.int64)) for a in (self.text, self.age, self.action))  # type: ignore[return-value]
+
+
+class TwoTower(nn.Module):
+    """User tower: attention-pooled behaviours, then an MLP. Query tower: a projection of the query's text.
+
+    Args:
+        texts: frozen text embeddings (T, d) that both towers read.
+        dim: width of both outputs.
+    """
+
+    def __init__(self, texts: np.ndarray, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("texts", torch.from_numpy(texts), persistent=False)
+        self.project = nn.Linear(texts.shape[1], dim)
+        self.own = nn.Embedding(len(texts), dim)  # what the text does not say, learned from co-occurrence
+        self.age = nn.Embedding(len(AGE_EDGES) + 1, dim)
+        self.action = nn.Embedding(len(ACTIONS) + 1, dim)
+        self.attention = nn.Linear(dim, 1)
+        self.decay = nn.Embedding(len(AGE_EDGES) + 1, 1)
+        self.user = nn.Sequential(nn.Linear(2 * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.query = nn.Sequential(nn.Linear(texts.shape[1], 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        self.own_query = nn.Embedding(len(texts), dim)
+        self.bias = nn.Embedding(len(texts), 1)
+        for table in (self.own, self.age, self.action, self.decay, self.own_query, self.bias):
+            nn.init.zeros_(table.weight)
+
+    def users(self, text: Tensor, age: Tensor, action: Tensor) -> Tensor:
+        """Vectors (B, dim + 1) of histories (B, L); the last column is 1, for the queries' biases."""
+        known, index = text >= 0, text.clamp(min=0)
+        distinct, place = torch.unique(index, return_inverse=True)
+        vectors = (self.project(self.texts[distinct]) + self.own(distinct))[place]
+        marked = torch.tanh(vectors + self.age(age) + self.action(action))
+        logits = (self.attention(marked) + self.decay(age)).squeeze(-1).masked_fill(~known, -1e9)
+        weights = torch.softmax(logits, dim=1) * known
+        attended = (weights.unsqueeze(-1) * marked).sum(1)
+        mean = (marked * known.unsqueeze(-1)).sum(1) / known.sum(1, keepdim=True).clamp(min=1)
+        out = self.user(torch.cat([attended, mean], dim=1))
+        return torch.cat([out, torch.ones_like(out[:, :1])], dim=1)
+
+    def queries(self, index: Tensor) -> Tensor:
+        """Vectors (Q, dim + 1) of queries given by their position in the text table; the last is a bias."""
+        return torch.cat([self.query(self.texts[index]) + self.own_query(index), self.bias(index)], dim=1)
+
+
+def sampled_softmax(
+    users: Tensor, queries: Tensor, positive: Tensor, target: Tensor, log_popularity: Tensor
+) -> Tensor:
+    """In-batch softmax over the distinct targets of a batch, corrected for how often they are drawn.
+
+    Args:
+        users: (B, d).
+        queries: (C, d), the candidates of the batch.
+        positive: (B, C) booleans, all targets of each user; never counted as negatives of that user.
+        target: (P, 2), pairs (user, candidate) to predict.
+        log_popularity: (C,), log of the share of draws that are this candidate.
+    """
+    logits = users @ queries.T - log_popularity
+    row, column = target[:, 0], target[:, 1]
+    others = logits[row].masked_fill(positive[row], -1e9)
+    own = logits[row, column].unsqueeze(1)
+    loss = functional.cross_entropy(torch.cat([own, others], dim=1), torch.zeros_like(row))
+    return loss
+
+
+def train(
+    model: TwoTower,
+    histories: HistoryArrays,
+    targets: Sequence[np.ndarray],
+    popularity: np.ndarray,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    seed: int,
+    targets_per_sample: int = 4,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> None:
+    """Fit in place with Adam and a linear decay.
+
+    Args:
+        model: the towers.
+        histories: N histories.
+        targets: per history the text positions of what came next, at least one each.
+        popularity: (T,) how often each text is a target.
+        epochs: passes over the histories.
+        batch_size: histories per step.
+        learning_rate: first value; falls linearly to 0.
+        seed: of the order and of the drawn targets.
+        targets_per_sample: targets drawn per history and epoch.
+        on_epoch: told the epoch and its mean loss.
+    """
+    rng = np.random.default_rng(seed)
+    log_share = torch.from_numpy(np.log(np.maximum(popularity, 1) / max(popularity.sum(), 1))).float()
+    steps = max(1, epochs * -(-len(targets) // batch_size))
+    optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: max(0.0, 1 - step / steps))
+    model.train()
+    for epoch in range(epochs):
+        order, total = rng.permutation(len(targets)), 0.0
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            drawn = [_draw(targets[row], targets_per_sample, rng) for row in rows]
+            candidates, columns = np.unique(np.concatenate(drawn), return_inverse=True)
+            owner = np.repeat(np.arange(len(rows)), [len(d) for d in drawn])
+            positive = np.stack([np.isin(candidates, targets[row]) for row in rows])
+            index = torch.from_numpy(candidates)
+            loss = sampled_softmax(
+                model.users(*histories.take(rows)),
+                model.queries(index),
+                torch.from_numpy(positive),
+                torch.from_numpy(np.stack([owner, columns], axis=1)),
+                log_share[index],
+            )
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+            total += float(loss.detach()) * len(rows)
+        if on_epoch is not None:
+            on_epoch(epoch, total / max(1, len(order)))
+    model.eval()
+
+
+def _draw(targets: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    return targets if len(targets) <= n else rng.choice(targets, n, replace=False)

@@ -1,0 +1,157 @@
+"""Embedding-based retrieval: two towers, and the nearest queries of a shopper's vector."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from aigq.config import EbrConfig
+from aigq.errors import EmptyLogError, StageError
+from aigq.models.text_encoder import TextEncoder
+from aigq.recall.channel import Hint
+from aigq.recall.histories import DAY, batches, codes_in
+from aigq.samples.prepared import CausalCounts, Moment, Prepared
+
+if TYPE_CHECKING:
+    from aigq.models.two_tower import HistoryArrays
+
+
+class Ebr:
+    """Two-tower retrieval with a usearch index over the queries that may be shown.
+
+    Args:
+        config: sizes and training.
+        encoder: embeds behaviours and queries.
+        k_users: distinct users that must have issued a query before it is learned or shown.
+        seed: of the weights and of the order of training.
+        max_samples: train on at most so many seeded samples, to bound the time of `fit`.
+    """
+
+    name = "ebr"
+
+    def __init__(
+        self, config: EbrConfig, encoder: TextEncoder, k_users: int, seed: int, max_samples: int = 120_000
+    ) -> None:
+        self._config, self._encoder, self._k, self._seed = config, encoder, k_users, seed
+        self._max_samples = max_samples
+        self._counts: CausalCounts | None = None
+        self._model: Any = None
+        self._texts = np.zeros(0, dtype=object)
+        self._indexes: dict[bytes, tuple[Any, np.ndarray]] = {}
+
+    def fit(self, prepared: Prepared) -> None:
+        """Embed every text of the training rows, train both towers on the training samples."""
+        import torch
+
+        from aigq.models.two_tower import TwoTower, train
+
+        self._counts, self._indexes = CausalCounts(prepared.query_days, None), {}
+        allowed = self._counts.servable(prepared.validation_day, self._k)
+        seen = set(prepared.training_rows()["text"].unique().to_pylist())
+        self._texts = np.array(sorted(seen | allowed), dtype=object)
+        samples, targets = self._training(prepared, allowed)
+        popularity = np.bincount(np.concatenate(targets), minlength=len(self._texts))
+        torch.manual_seed(self._seed)
+        self._model = TwoTower(self._encoder.encode(self._texts.tolist()), self._config.dim)
+        train(
+            self._model,
+            self._histories(prepared.moments(samples)),
+            targets,
+            popularity,
+            epochs=self._config.epochs,
+            batch_size=self._config.batch_size,
+            learning_rate=self._config.learning_rate,
+            seed=self._seed,
+        )
+
+    def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
+        """The n nearest servable queries; nothing for an empty history."""
+        import torch
+
+        if self._counts is None:
+            raise StageError("ebr: recommend() before fit()")
+        lists: list[list[Hint]] = [[] for _ in moments]
+        by_day: dict[int, list[int]] = {}
+        for position, moment in enumerate(moments):
+            if moment.history.num_rows and n > 0:
+                by_day.setdefault(moment.day, []).append(position)
+        for day, positions in by_day.items():
+            index, codes = self._index(day)
+            if len(codes) == 0:
+                continue
+            for start, part in batches([moments[p] for p in positions], 1024):
+                with torch.inference_mode():
+                    arrays = self._histories(part).take(np.arange(len(part)))
+                    vectors = self._model.users(*arrays).numpy()
+                for moment_position in range(len(part)):
+                    found = index.search(vectors[moment_position], min(n, len(codes)))
+                    lists[positions[start + moment_position]] = self._hints(found, codes)
+        return lists
+
+    def _hints(self, found: Any, codes: np.ndarray) -> list[Hint]:
+        reason = "close to what you looked at lately"
+        pairs = sorted(zip(found.distances.tolist(), found.keys.tolist(), strict=True))
+        return [Hint(str(self._texts[codes[key]]), 1.0 - distance, reason) for distance, key in pairs]
+
+    def _index(self, day: int) -> tuple[Any, np.ndarray]:
+        """The index of the queries that may be shown that day, and their positions (Q,) in the text table.
+
+        Days with the same servable queries share one index.
+        """
+        import torch
+        from usearch.index import Index
+
+        assert self._counts is not None
+        queries = self._counts.queries[self._counts.before(day)[1] >= self._k]
+        codes = codes_in(pa.chunked_array([pa.array(queries.tolist(), pa.string())]), self._texts)
+        codes = codes[codes >= 0]  # queries that nobody had issued in training have no vector
+        key = codes.tobytes()
+        if key not in self._indexes:
+            index = Index(ndim=self._config.dim + 1, metric="ip", dtype="f32", expansion_search=256)
+            if len(codes):
+                with torch.inference_mode():
+                    vectors = self._model.queries(torch.from_numpy(codes)).numpy()
+                index.add(np.arange(len(codes)), vectors, threads=1)
+            self._indexes[key] = index, codes
+        return self._indexes[key]
+
+    def _training(self, prepared: Prepared, allowed: set[str]) -> tuple[pa.Table, list[np.ndarray]]:
+        """Samples with a history and at least one target that may be learned, and those targets' positions."""
+        samples = prepared.split("train")
+        place = {text: position for position, text in enumerate(self._texts)}
+        targets = [
+            np.array([place[q] for q in row if q in allowed], dtype=np.int64)
+            for row in samples["targets"].to_pylist()
+        ]
+        before = samples["n_before"].to_numpy()
+        usable = np.array([i for i, row in enumerate(targets) if len(row) and before[i] > 0], dtype=np.int64)
+        if not len(usable):
+            raise EmptyLogError("ebr: no training sample has a history and a query that may be learned")
+        if len(usable) > self._max_samples:
+            rng = np.random.default_rng(self._seed)
+            usable = np.sort(rng.choice(usable, self._max_samples, replace=False))
+        return samples.take(pa.array(usable)), [targets[i] for i in usable]
+
+    def _histories(self, moments: Sequence[Moment]) -> "HistoryArrays":
+        """The most recent behaviours of each moment (N, L), newest first."""
+        from aigq.models.two_tower import ACTIONS, AGE_EDGES, HistoryArrays
+
+        length = self._config.max_behaviours
+        shape = (len(moments), length)
+        text, age, action = np.full(shape, -1, np.int32), np.zeros(shape, np.int8), np.zeros(shape, np.int8)
+        actions = np.array(ACTIONS)
+        for start, batch in batches(moments):
+            recent = [m.history.slice(max(0, m.history.num_rows - length)) for m in batch]
+            lengths = np.array([table.num_rows for table in recent])
+            if not lengths.sum():
+                continue
+            rows = pa.concat_tables([table.select(["text", "ts", "action"]) for table in recent])
+            moment = np.repeat(np.arange(len(batch)), lengths)
+            place = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(moment))
+            cuts = np.array([m.cut for m in batch], dtype="datetime64[us]")[moment]
+            days = (cuts - rows["ts"].to_numpy().astype("datetime64[us]")) / DAY
+            text[start + moment, place] = codes_in(rows["text"], self._texts)
+            age[start + moment, place] = np.searchsorted(AGE_EDGES, days)
+            action[start + moment, place] = codes_in(rows["action"], actions) + 1
+        return HistoryArrays(text, age, action)

@@ -1,0 +1,61 @@
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from aigq.models.two_tower import HistoryArrays, TwoTower, sampled_softmax, train  # noqa: E402
+
+
+def tower(texts: int = 6, dim: int = 8) -> TwoTower:
+    torch.manual_seed(0)
+    return TwoTower(np.random.default_rng(0).normal(size=(texts, 12)).astype(np.float32), dim)
+
+
+def test_shapes_and_padding_changes_nothing() -> None:
+    model = tower().eval()
+    text = torch.tensor([[2, 1, -1, -1]])
+    zeros = torch.zeros_like(text)
+    longer = model.users(text, zeros, zeros)
+    shorter = model.users(text[:, :2], zeros[:, :2], zeros[:, :2])
+    assert longer.shape == (1, 9)
+    assert model.queries(torch.arange(6)).shape == (6, 9)
+    assert torch.allclose(longer, shorter, atol=1e-6)
+
+
+def test_loss_corrects_for_popularity_and_spares_other_positives() -> None:
+    users, queries = torch.ones(1, 1), torch.zeros(3, 1)
+    target = torch.tensor([[0, 0]])
+    even = torch.log(torch.full((3,), 1 / 3))
+    only = torch.tensor([[True, False, False]])
+    both = torch.tensor([[True, True, False]])
+    assert sampled_softmax(users, queries, only, target, even).item() == pytest.approx(np.log(3))
+    assert sampled_softmax(users, queries, both, target, even).item() == pytest.approx(np.log(2))
+    popular = torch.log(torch.tensor([0.1, 0.45, 0.45]))
+    rare_target = sampled_softmax(users, queries, only, target, popular).item()
+    assert rare_target == pytest.approx(-np.log(10 / (10 + 2 / 0.45)))
+
+
+def test_training_fits_a_rule_and_is_deterministic() -> None:
+    text = np.array([[i % 3] for i in range(90)], dtype=np.int32)
+    histories = HistoryArrays(text, np.zeros_like(text), np.zeros_like(text))
+    targets = [np.array([3 + i % 3]) for i in range(90)]
+    outputs = []
+    for _ in range(2):
+        model, losses = tower(), []
+        train(
+            model,
+            histories,
+            targets,
+            np.bincount(np.concatenate(targets), minlength=6),
+            epochs=20,
+            batch_size=30,
+            learning_rate=1e-2,
+            seed=0,
+            on_epoch=lambda _, loss, losses=losses: losses.append(loss),
+        )
+        with torch.inference_mode():
+            scores = model.users(*histories.take(np.arange(3))) @ model.queries(torch.arange(3, 6)).T
+        outputs.append(scores.numpy())
+        assert losses[-1] < losses[0] / 4
+    assert outputs[0].argmax(1).tolist() == [0, 1, 2]
+    assert np.array_equal(*outputs)
