@@ -63,10 +63,9 @@ def curve(result: Mapping[str, Any], width: int = 620) -> str:
         for k, value in enumerate(row["query_hr_curve"], start=1)
     ]
     color = _color([row["system"] for row in result["rows"]])
-    marks = {"strokeWidth": 2.2, "point": len(result["rows"][0]["query_hr_curve"]) == 1}
     chart = (
         alt.Chart(alt.Data(values=points))
-        .mark_line(**marks)
+        .mark_line(strokeWidth=2.2, point=result["k"] == 1)
         .encode(
             x=alt.X("k:Q", title="K", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False)),
             y=alt.Y("value:Q", title="Query HR@K"),
@@ -155,7 +154,7 @@ def _svg(chart: Any) -> str:
     }
     config = {
         "font": FONT,
-        "background": None,
+        "background": "transparent",
         "view": {"stroke": None},
         "axis": axis,
         "axisY": {"labelColor": INK, "labelFontSize": 12},

@@ -58,8 +58,8 @@ class _Sidecar:
 
 
 def file_of(run: Path, system: str) -> Path:
-    """RUN/lists/SYSTEM.parquet; characters that file systems refuse are percent-encoded."""
-    return run / "lists" / f"{quote(system, safe='-_.')}.parquet"
+    """RUN/lists/SYSTEM.parquet; a colon becomes _, other odd characters are percent-encoded."""
+    return run / "lists" / f"{quote(system.replace(':', '_'), safe='-_.')}.parquet"
 
 
 def prepared_fingerprint(folder: Path) -> str:

@@ -98,7 +98,7 @@ class Targets:
 
 
 def padded(lists: pa.Table, sample_ids: np.ndarray, vocabulary: Vocabulary) -> np.ndarray:
-    """A LISTS table as codes (samples, longest list), -1 where a list has ended. Unknown samples are ignored."""
+    """A LISTS table as codes (samples, longest list), -1 where it has ended; other samples are ignored."""
     ids = lists["sample_id"].to_numpy()
     code = vocabulary.add_column(lists["query"])
     if not len(ids) or not len(sample_ids):
@@ -138,7 +138,8 @@ def hits(codes: np.ndarray, targets: Targets) -> np.ndarray:
     """True where the list names a target of its sample for the first time."""
     size = int(max(codes.max(initial=0), targets.code.max(initial=0))) + 1
     keys = np.arange(len(codes))[:, None] * size + codes
-    return np.isin(keys, targets.row * size + targets.code) & first_occurrences(codes)
+    found: np.ndarray = np.isin(keys, targets.row * size + targets.code) & first_occurrences(codes)
+    return found
 
 
 def query_hr(codes: np.ndarray, targets: Targets) -> np.ndarray:
@@ -174,7 +175,7 @@ def cate_hr(codes: np.ndarray, targets: Targets, category: np.ndarray) -> np.nda
 
 
 def unique_cates(codes: np.ndarray, category: np.ndarray) -> np.ndarray:
-    """UniqueCates@K = |cate(L[:K])|; queries without a category add nothing, and all is NaN if none has one."""
+    """UniqueCates@K = |cate(L[:K])|; queries without a category add nothing. NaN if no query has one."""
     counts = np.cumsum(first_occurrences(categories_of(codes, category)), axis=1).astype(float)
     return counts if (category >= 0).any() else np.full(counts.shape, np.nan)
 
@@ -237,7 +238,8 @@ class Validity:
     @property
     def valid(self) -> np.ndarray:
         """True where no rule is broken."""
-        return ~(self.empty | self.too_long | self.repeats | self.unservable)
+        broken: np.ndarray = self.empty | self.too_long | self.repeats | self.unservable
+        return ~broken
 
     def shares(self) -> dict[str, float]:
         """Share of lists that are valid, and that break each rule."""
@@ -267,7 +269,7 @@ def validity(codes: np.ndarray, k: int, servable: np.ndarray) -> Validity:
 def servable_entries(
     codes: np.ndarray, days: np.ndarray, counts: CausalCounts, k_users: int, vocabulary: Vocabulary
 ) -> np.ndarray:
-    """True where k_users distinct users had issued the listed query before the sample's day; shape of codes."""
+    """True where k_users distinct users had issued the query before the sample's day; the shape of codes."""
     known = vocabulary.add(counts.queries.tolist())
     allowed = np.zeros(codes.shape, dtype=bool)
     for day in np.unique(days):

@@ -2,7 +2,6 @@
 
 from html import escape
 
-import numpy as np
 import pyarrow as pa
 
 from aigq.evaluation.metrics import normalise
@@ -46,7 +45,7 @@ def _card(number: int, moment: Moment, hints: list[tuple[str, str]], targets: li
     summary = f"{n:,} earlier behaviour{'' if n == 1 else 's'} · {hit} of {len(wanted)} found"
     return (
         f'<article class="card"><h3>Shopper {number} <small>{escape(moment.user_id)} on '
-        f"{np.datetime64(moment.cut, 'D')} · {summary}</small></h3>"
+        f"{moment.cut.astype('datetime64[D]')} · {summary}</small></h3>"
         f'<div class="steps"><div><h4>Did before</h4>{_history(moment.history)}</div>'
         f"<div><h4>Was shown</h4>{_hints(hints, wanted)}</div>"
         f"<div><h4>Searched next</h4>{_targets(targets, given)}</div></div></article>"
@@ -58,8 +57,8 @@ def _history(history: pa.Table) -> str:
         return '<p class="none">nothing yet</p>'
     recent = history.slice(max(0, history.num_rows - HISTORY_SHOWN)).to_pylist()[::-1]
     items = "".join(
-        f"<li><span class='when'>{row['ts']:%d %b}</span> <span class='verb'>{escape(VERBS.get(row['action'], row['action']))}"
-        f"</span> {escape(row['text'])}</li>"
+        f"<li><span class='when'>{row['ts']:%d %b}</span> "
+        f"<span class='verb'>{_verb(row['action'])}</span> {escape(row['text'])}</li>"
         for row in recent
     )
     earlier = history.num_rows - len(recent)
@@ -77,7 +76,8 @@ def _hints(hints: list[tuple[str, str]], wanted: set[str]) -> str:
         return shown
     found = sum(normalise(query) in wanted for query, _ in hints[HINTS_SHOWN:])
     label = f"{len(rest)} more" + (f", {found} of them searched next" if found else "")
-    return f'{shown}<details><summary>{label}</summary><ol start="{HINTS_SHOWN + 1}">{"".join(rest)}</ol></details>'
+    folded = f'<ol start="{HINTS_SHOWN + 1}">{"".join(rest)}</ol>'
+    return f"{shown}<details><summary>{label}</summary>{folded}</details>"
 
 
 def _hint(query: str, reason: str, hit: bool) -> str:
@@ -92,3 +92,7 @@ def _targets(targets: list[tuple[str, bool]], given: set[str]) -> str:
         text = f"<mark>✓ {escape(query)}</mark>" if normalise(query) in given else escape(query)
         items.append(f"<li>{text}{' <span class=tag>new to them</span>' if novel else ''}</li>")
     return f'<ul class="plain">{"".join(items)}</ul>'
+
+
+def _verb(action: str) -> str:
+    return escape(VERBS.get(action, action))

@@ -83,7 +83,7 @@ def rich_table(result: Mapping[str, Any], console: Console) -> Table:
 
 
 def title(result: Mapping[str, Any]) -> str:
-    """Dataset, mode, typed or constructed, split with dates, users, seed: what a number must be quoted with."""
+    """What a number must be quoted with: dataset, mode, typed or constructed, split, dates, users, seed."""
     dates = result["dates"]
     return " · ".join(
         [
@@ -134,7 +134,9 @@ def visible(result: Mapping[str, Any], *, narrow: bool = False) -> list[Column]:
 
 def best(rows: Iterable[Mapping[str, Any]], column: Column) -> float | None:
     """The best value of a column as printed; None when no row has one, or only one row is there."""
-    values = [round(row[column.key], column.decimals) for row in rows if row[column.key] is not None]
+    values: list[float] = [
+        round(row[column.key], column.decimals) for row in rows if row[column.key] is not None
+    ]
     if len(values) < 2:
         return None
     return max(values) if column.better == "high" else min(values)

@@ -114,9 +114,8 @@ def _table(result: Mapping[str, Any]) -> str:
         for row in result["rows"]
     )
     caption = f"<caption>{escape(render.title(result))}</caption>"
-    return _scroll(
-        f"<table>{caption}<thead><tr><th scope='col'>System</th>{headings}</tr></thead><tbody>{body}</tbody></table>"
-    )
+    head = f"<thead><tr><th scope='col'>System</th>{headings}</tr></thead>"
+    return _scroll(f"<table>{caption}{head}<tbody>{body}</tbody></table>")
 
 
 def _cell(result: Mapping[str, Any], row: Mapping[str, Any], column: render.Column) -> str:
@@ -166,7 +165,8 @@ def _training(log: list[dict[str, Any]]) -> list[str]:
     for metric, title in (("loss", "training loss"), ("valid_query_hr", "Query HR on validation")):
         points = [p for p in log if isinstance(p.get(metric), int | float) and np.isfinite(p[metric])]
         if points:
-            text = f"{title}: from {points[0][metric]:.4f} to {points[-1][metric]:.4f} at step {points[-1]['step']:,}"
+            first, last = points[0], points[-1]
+            text = f"{title}: {first[metric]:.4f} at first, {last[metric]:.4f} at step {last['step']:,}"
             figures.append(_figure(charts.line(points, metric, title), text))
     return [_section("Training", f'<div class="grid">{"".join(figures)}</div>')] if figures else []
 
