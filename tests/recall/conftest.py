@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from aigq.samples.prepared import Prepared
+from aigq.prepared import Prepared
 from aigq.tables import BEHAVIOURS, QUERIES, QUERY_DAYS, SAMPLES, USERS
 
 START = (date(2026, 1, 1) - date(1970, 1, 1)).days

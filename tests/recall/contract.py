@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.compute as pc
 
+from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import RecallChannel
-from aigq.samples.prepared import CausalCounts, Moment, Prepared
 
 K_USERS = 3
 

@@ -1,10 +1,10 @@
 import pytest
-
-from aigq.config import EbrConfig
-from aigq.recall.ebr import Ebr
-from aigq.samples.prepared import Prepared
 from tests.recall.conftest import GROUPS
 from tests.recall.contract import K_USERS, check
+
+from aigq.config import EbrConfig
+from aigq.prepared import Prepared
+from aigq.recall.ebr import Ebr
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("usearch")

@@ -10,12 +10,12 @@ from tests.recall.contract import K_USERS, check
 
 from aigq.config import parse
 from aigq.errors import StageError, UsageError
+from aigq.prepared import Prepared
 from aigq.recall import build_channel
 from aigq.recall.coclick import CoClick
 from aigq.recall.histories import best_columns
 from aigq.recall.personal import Personal
 from aigq.recall.popular import Popular
-from aigq.samples.prepared import Prepared
 
 CONFIG = {"split": {"validation_from": "2026-01-31", "test_from": "2026-02-05"}}
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
-from aigq.samples.prepared import Moment, Prepared
+from aigq.prepared import Moment, Prepared
 
 
 class Hint(NamedTuple):

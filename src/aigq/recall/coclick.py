@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 from scipy import sparse
 
 from aigq.errors import StageError
+from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
 from aigq.recall.histories import CELLS_AT_ONCE, Servable, batches, best_columns, codes_in, entries_of
-from aigq.samples.prepared import CausalCounts, Moment, Prepared
 
 
 class CoClick:
@@ -26,8 +26,9 @@ class CoClick:
         half_life_days: decay of the shopper's own behaviours at request time.
         k_users: distinct users that must have issued a query before it is shown.
         item_weight: share of the same-item evidence beside the same-user evidence.
-        self_weight: similarity of a query to itself; 0 gives own queries no bonus.
-        popularity_power: 1 is the cosine; lower values favour popular neighbours.
+        self_weight: similarity of a query to itself, where the strongest neighbour has 1; 0 gives own queries
+            no bonus. At 100 own queries lead and neighbours fill the list: best on validation days.
+        popularity_power: 1 is the cosine; 0, best on validation days, favours popular neighbours.
     """
 
     name = "coclick"
@@ -38,8 +39,8 @@ class CoClick:
         half_life_days: float,
         k_users: int,
         item_weight: float = 1.0,
-        self_weight: float = 1.0,
-        popularity_power: float = 0.5,
+        self_weight: float = 100.0,
+        popularity_power: float = 0.0,
     ) -> None:
         self._neighbours, self._half_life, self._k = neighbours, half_life_days, k_users
         self._item_weight, self._self_weight = item_weight, self_weight

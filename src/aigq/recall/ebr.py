@@ -9,9 +9,9 @@ import pyarrow as pa
 from aigq.config import EbrConfig
 from aigq.errors import EmptyLogError, StageError
 from aigq.models.text_encoder import TextEncoder
+from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
 from aigq.recall.histories import DAY, batches, codes_in
-from aigq.samples.prepared import CausalCounts, Moment, Prepared
 
 if TYPE_CHECKING:
     from aigq.models.two_tower import HistoryArrays
@@ -95,7 +95,7 @@ class Ebr:
         return [Hint(str(self._texts[codes[key]]), 1.0 - distance, reason) for distance, key in pairs]
 
     def _index(self, day: int) -> tuple[Any, np.ndarray]:
-        """The index of the queries that may be shown that day, and their positions (Q,) in the text table.
+        """The index of the queries that may be shown that day, and their positions (Q,) among the texts.
 
         Days with the same servable queries share one index.
         """
@@ -117,7 +117,7 @@ class Ebr:
         return self._indexes[key]
 
     def _training(self, prepared: Prepared, allowed: set[str]) -> tuple[pa.Table, list[np.ndarray]]:
-        """Samples with a history and at least one target that may be learned, and those targets' positions."""
+        """Samples with a history and a target that may be learned, and those targets' positions."""
         samples = prepared.split("train")
         place = {text: position for position, text in enumerate(self._texts)}
         targets = [

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aigq.samples.prepared import CausalCounts, Moment
+from aigq.prepared import CausalCounts, Moment
 
 MOMENTS_AT_ONCE = 4096
 CELLS_AT_ONCE = 1 << 24

@@ -4,7 +4,8 @@ rectools pins numpy below 2, so this file imports nothing of aigq and is run by 
 script. FOLDER holds `job.json` and the Parquet files named there; integers everywhere, no texts of shoppers.
 
     fit         train.parquet (user, item, age_days)                  -> model.pkl
-    recommend   model.pkl, histories.parquet (moment, item, age_days) -> lists.parquet (moment, rank, item, score)
+    recommend   histories.parquet (moment, item, age_days), model.pkl
+                                                  -> lists.parquet (moment, rank, item, score)
 """
 
 import json
@@ -98,7 +99,6 @@ class Ease(Linear):
 
     def fit(self, train: pa.Table) -> None:
         """Closed form, by rectools."""
-        from rectools import Columns
         from rectools.dataset import Dataset
         from rectools.models import EASEModel
 
@@ -110,7 +110,6 @@ class Ease(Linear):
         inner = dataset.item_id_map.convert_to_external(np.arange(model.weight.shape[0]))
         self.weights = np.zeros((self.job["items"], self.job["items"]), dtype=np.float32)
         self.weights[np.ix_(inner, inner)] = model.weight
-        assert Columns.User in frame
 
     def scores(self, known: sparse.csr_matrix) -> np.ndarray:
         """Frequencies times weights."""
@@ -145,7 +144,7 @@ class Als(Linear):
 
 
 class SasRec:
-    """Self-attention over the sequence of queries, by rectools; moments are users of the model's own data set."""
+    """Self-attention over the sequence of queries, by rectools; every moment is a user of its own."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.job = job
@@ -153,7 +152,7 @@ class SasRec:
 
     def fit(self, train: pa.Table) -> None:
         """Train on every user's sequence."""
-        from pytorch_lightning import Trainer, seed_everything
+        from pytorch_lightning import seed_everything
         from rectools.dataset import Dataset
         from rectools.models import SASRecModel
 
@@ -169,11 +168,9 @@ class SasRec:
             batch_size=64,
             epochs=job["epochs"],
             deterministic=True,
-            get_trainer_func=None,
             dataloader_num_workers=0,
             train_min_user_interactions=2,
         )
-        assert Trainer is not None
         self.model.fit(Dataset.construct(self._sequences(train, "user")))
 
     def save(self, folder: Path) -> None:

@@ -1,6 +1,6 @@
 """Non-generative peers with queries as items: SASRec and EASE (rectools), ALS (implicit).
 
-rectools pins numpy below 2, so these models run in a Python of their own (see `bench_python`) and exchange
+rectools pins numpy below 2, which new releases of pyarrow refuse, so these models run in a Python of their own (see `bench_python`) and exchange
 Parquet files of integers with this process.
 """
 
@@ -19,15 +19,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aigq.errors import StageError, UsageError
+from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
 from aigq.recall.histories import DAY, codes_in, rows_of
-from aigq.samples.prepared import CausalCounts, Moment, Prepared
 
 PeerName = Literal["sasrec", "ease", "als"]
 VARIABLE = "AIGQ_BENCH_PYTHON"
 INSTALL = (
     "python -m venv .venv-bench && .venv-bench/bin/pip install "
-    "'rectools[torch]>=0.19,<0.20' 'implicit>=0.7.3,<0.8' 'pyarrow>=18'"
+    "'rectools[torch]>=0.19,<0.20' 'implicit>=0.7.3,<0.8' 'pyarrow>=18,<22'"
 )
 SETTINGS: dict[str, dict[str, Any]] = {
     "ease": {"half_life_days": 90.0, "regularization": 500.0},
@@ -65,8 +65,8 @@ def bench_python(variable: str = VARIABLE, start: Path | None = None) -> Path:
 class Peer:
     """One of the three models behind the channel protocol.
 
-    The items are the queries that may be shown on the first validation day. A moment's row is its own history,
-    so shoppers that training never saw are served too.
+    The items are the queries that may be shown on the first validation day. A moment's row is its own
+    history, so shoppers that training never saw are served too.
 
     Args:
         name: sasrec, ease or als.

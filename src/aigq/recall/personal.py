@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from aigq.errors import StageError
+from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
 from aigq.recall.histories import Entries, Servable, batches, entries_of
-from aigq.samples.prepared import CausalCounts, Moment, Prepared
 
 
 class Personal:

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from aigq.errors import StageError
+from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
-from aigq.samples.prepared import CausalCounts, Moment, Prepared
 
 
 class Popular:

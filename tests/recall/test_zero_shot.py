@@ -1,0 +1,187 @@
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.recall.contract import K_USERS, check
+
+from aigq.config import LlmConfig
+from aigq.errors import StageError, UsageError
+from aigq.prepared import Prepared
+from aigq.recall.answers import MAX_QUERY_CHARACTERS, content_key, parse_queries
+from aigq.recall.zero_shot import ZeroShot, prompt_of
+
+pytest.importorskip("openai")
+ANSWER = (
+    'Sure! Here are some:\n1. **Ski gloves**\n2) "snow boots"\n3. a secret of mine\n4. ski gloves\n5. made up'
+)
+
+
+@dataclass
+class Endpoint:
+    url: str = ""
+    statuses: list[int] = field(default_factory=list)  # answered first, before any 200
+    requests: list[dict] = field(default_factory=list)
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    state = Endpoint()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            state.requests.append(body)
+            status = state.statuses.pop(0) if state.statuses else 200
+            answer = {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": body["model"],
+                "choices": [
+                    {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": ANSWER}}
+                ],
+                "usage": {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500},
+            }
+            payload = json.dumps(answer if status == 200 else {"error": {"message": "not now"}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(payload)))
+            self.end_headers()
+            self.wfile.write(payload)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    state.url = f"http://127.0.0.1:{server.server_port}/v1"
+    yield state
+    server.shutdown()
+    server.server_close()
+
+
+def make(endpoint: Endpoint, folder: Path, waits: list[float] | None = None, **keys: object) -> ZeroShot:
+    config = LlmConfig(base_url=endpoint.url, model="tiny", **keys)
+    sleep = (waits if waits is not None else []).append
+    return ZeroShot("zero_shot:tiny", config, K_USERS, folder / "answers.sqlite", sleep)
+
+
+def test_contract(endpoint: Endpoint, prepared: Prepared, tmp_path: Path) -> None:
+    check(make(endpoint, tmp_path), prepared)
+
+
+def test_asks_once_and_never_again(endpoint: Endpoint, prepared: Prepared, tmp_path: Path) -> None:
+    moments = prepared.moments(prepared.split("test"))[:6]
+    channel = make(endpoint, tmp_path)
+    channel.fit(prepared)
+    lists = channel.recommend(moments, 30)
+    assert [h.query for h in lists[0]] == ["ski gloves", "snow boots"]
+    asked = len(endpoint.requests)
+    assert 1 <= asked <= 6
+    assert endpoint.requests[0]["messages"][1]["content"].count("searched for") > 0
+    again = make(endpoint, tmp_path)
+    again.fit(prepared)
+    assert again.recommend(moments, 30) == lists
+    assert len(endpoint.requests) == asked
+    assert again.spent_usd == 0
+
+
+def test_retries_with_growing_waits(endpoint: Endpoint, prepared: Prepared, tmp_path: Path) -> None:
+    endpoint.statuses = [503, 429, 500]
+    waits: list[float] = []
+    channel = make(endpoint, tmp_path, waits)
+    channel.fit(prepared)
+    assert channel.recommend(prepared.moments(prepared.split("test"))[:1], 5)[0]
+    assert waits == [0.5, 1.0, 2.0]
+
+
+def test_gives_up_with_a_clear_message(endpoint: Endpoint, prepared: Prepared, tmp_path: Path) -> None:
+    moments = prepared.moments(prepared.split("test"))[:1]
+    endpoint.statuses = [500] * 3
+    channel = make(endpoint, tmp_path, retries=2)
+    channel.fit(prepared)
+    with pytest.raises(StageError, match="no answer in 3 attempts"):
+        channel.recommend(moments, 5)
+    endpoint.statuses = [401]
+    with pytest.raises(StageError, match=r"(?s)status 401.*OPENAI_API_KEY"):
+        channel.recommend(moments, 5)
+
+
+def test_cost_cap_stops_before_it_is_passed(endpoint: Endpoint, prepared: Prepared, tmp_path: Path) -> None:
+    moments = prepared.moments(prepared.split("test"))[:8]
+    prices = {
+        "usd_per_million_input": 1.0,
+        "usd_per_million_output": 1.0,
+        "max_tokens": 500,
+        "concurrency": 3,
+    }
+    channel = make(endpoint, tmp_path, max_cost_usd=0.005, **prices)
+    channel.fit(prepared)
+    lists = channel.recommend(moments, 5)
+    assert 0 < channel.asked < 8
+    assert channel.spent_usd <= 0.005
+    assert sum(map(bool, lists)) == channel.asked
+    with pytest.raises(UsageError, match="usd_per_million"):
+        make(endpoint, tmp_path, max_cost_usd=1.0).fit(prepared)
+
+
+def test_only_the_first_samples_are_asked(endpoint: Endpoint, prepared: Prepared, tmp_path: Path) -> None:
+    channel = make(endpoint, tmp_path, max_users=2)
+    channel.fit(prepared)
+    lists = channel.recommend(prepared.moments(prepared.split("test"))[:5], 5)
+    assert [bool(hints) for hints in lists] == [True, True, False, False, False]
+
+
+def test_prompt_holds_nothing_of_the_future(prepared: Prepared) -> None:
+    moment = prepared.moments(prepared.split("test"))[0]
+    prompt = prompt_of(moment, 7)
+    assert "7 search queries" in prompt
+    assert prompt.count("\n- ") == min(50, moment.history.num_rows)
+    assert "today:" not in prompt
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1. Milk\n2. Soft  Drink.", ["milk", "soft drink"]),
+        ("Here you go:\n- milk\n* bread\n• eggs", ["milk", "bread", "eggs"]),
+        ("<think>1. no</think>\n1) `milk`", ["milk"]),
+        ('```json\n["milk", "bread", 3]\n```', ["milk", "bread"]),
+        ("milk\nbread", ["milk", "bread"]),
+        ("1. 2 liter soft drink\n2. 7up", ["2 liter soft drink", "7up"]),
+        ("1.milk\n2.bread", ["milk", "bread"]),
+        ("", []),
+    ],
+)
+def test_parser_reads_many_shapes(text: str, expected: list[str]) -> None:
+    assert parse_queries(text) == expected
+
+
+@given(st.text(max_size=400))
+def test_parser_takes_anything(text: str) -> None:
+    queries = parse_queries(text)
+    assert len(set(queries)) == len(queries)
+    assert all(q == q.strip() and 0 < len(q) <= MAX_QUERY_CHARACTERS and "\n" not in q for q in queries)
+
+
+WORDS = st.lists(
+    st.from_regex(r"[a-z][a-z0-9]{0,8}( [a-z0-9]{1,8}){0,3}", fullmatch=True), min_size=1, unique=True
+)
+
+
+@given(WORDS, st.sampled_from(["{i}. {q}", "{i}) {q}", "- {q}", "{i}. **{q}**", '{i}: "{q}"', " {i}.  {q} "]))
+def test_parser_recovers_every_list(queries: list[str], shape: str) -> None:
+    text = "Of course, here they are\n" + "\n".join(shape.format(i=i, q=q) for i, q in enumerate(queries, 1))
+    assert parse_queries(text) == queries
+
+
+@given(st.lists(st.text(max_size=5), min_size=1, max_size=3))
+def test_keys_keep_parts_apart(parts: list[str]) -> None:
+    assert content_key(*parts) != content_key(*parts, "")
+    assert content_key(*parts) == content_key(*parts)
