@@ -38,7 +38,7 @@ from aigq.runs import (
 )
 
 if TYPE_CHECKING:
-    from aigq.samples.prepared import Moment, Prepared
+    from aigq.prepared import Moment, Prepared
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 RESUMABLE: Final = frozenset({"demo", "table", "train"})
@@ -139,10 +139,10 @@ def train_sft(
     force: Force = False,
 ) -> int:
     """Train the Direct generator on lists of queries (IL-SFT)."""
-    run = common.open()
-    need(run, "prepare", "aigq prepare")
     if system not in GENERATORS:
         raise UsageError(f"unknown system {system}; known: {', '.join(GENERATORS)}")
+    run = common.open()
+    need(run, "prepare", "aigq prepare")
     if wants_ranker(run.config, system):
         need(run, "ranker", "aigq train ranker")
     _show(run_sft(run, system, resume=resume, force=force), None, as_json=common.json)
@@ -217,8 +217,9 @@ def demo(
     if json:
         _show({"table": result, "hints": hints, "report": str(report)}, None, as_json=True)
         return DONE
-    _print_table(opened, result, as_json=False)
+    _print_table(opened, result, as_json=False, report=False)
     _print_hints(hints, as_json=False)
+    print(f"report: {report}")
     return DONE
 
 
@@ -294,7 +295,7 @@ def _is_disk_full(error: BaseException | None) -> bool:
 
 
 def _hints(run: Run, users: Sequence[str], system: str, n: int) -> dict[str, Any]:
-    from aigq.samples.prepared import Prepared
+    from aigq.prepared import Prepared
 
     prepared = Prepared.load(run.folder / "prepared")
     moments = [_after_the_log(prepared, user, number) for number, user in enumerate(users)]
@@ -324,7 +325,7 @@ def _after_the_log(prepared: "Prepared", user: str, number: int) -> "Moment":
     import numpy as np
     import pyarrow.compute as pc
 
-    from aigq.samples.prepared import Moment
+    from aigq.prepared import Moment
 
     day = int(pc.max(prepared.behaviours["day"]).as_py()) + 1
     rows = np.flatnonzero(pc.equal(prepared.behaviours["user_id"], user).to_numpy(zero_copy_only=False))
@@ -334,7 +335,7 @@ def _after_the_log(prepared: "Prepared", user: str, number: int) -> "Moment":
 
 def _example_users(run: Run) -> list[str]:
     """Three users of the test: with a short, a usual and a long history."""
-    from aigq.samples.prepared import Prepared
+    from aigq.prepared import Prepared
 
     samples = Prepared.load(run.folder / "prepared").split("test").sort_by([("n_before", "ascending")])
     lengths = dict(zip(samples["user_id"].to_pylist(), samples["n_before"].to_pylist(), strict=True))
@@ -373,14 +374,15 @@ def _show(result: dict[str, Any], rendering: Any, *, as_json: bool) -> None:
     Console().print(rendering)
 
 
-def _print_table(run: Run, result: dict[str, Any], *, as_json: bool) -> None:
+def _print_table(run: Run, result: dict[str, Any], *, as_json: bool, report: bool = True) -> None:
     if as_json:
         _show(result, None, as_json=True)
         return
-    from aigq.evaluation.table import render
+    from aigq.evaluation.render import show
 
-    _show(result, render(result), as_json=False)
-    print(f"report: {run.folder / 'report.html'}")
+    show(result)
+    if report:
+        print(f"report: {run.folder / 'report.html'}")
 
 
 def _print_hints(result: dict[str, Any], *, as_json: bool) -> None:

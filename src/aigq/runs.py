@@ -292,6 +292,8 @@ def run_prepare(run: Run, *, force: bool) -> dict[str, Any]:
     from aigq.samples.prepare import fingerprint_of
     from aigq.samples.prepare import prepare as work
 
+    if force:
+        run.forget("prepare")
     run.check("prepare")
     if run.finished("prepare") and run.result("prepare").get("fingerprint") != fingerprint_of(run.config):
         note("prepare: the imported tables have changed; stages made from the old ones are done again")

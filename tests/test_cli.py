@@ -1,0 +1,427 @@
+"""Every documented command, run as a user would, on a small made-up log."""
+
+import csv
+import errno
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from datetime import datetime, timedelta
+
+import pytest
+import yaml
+
+from aigq import cli
+from aigq.cli import DONE, FAILED, INTERRUPTED, WRONG_USE, main
+from aigq.errors import StageError
+
+GAMES = [
+    "zelda",
+    "mario kart",
+    "halo",
+    "fifa 12",
+    "forza",
+    "gears of war",
+    "batman",
+    "portal 2",
+    "skyrim",
+    "rage",
+]
+SMALL = {
+    "split": {"validation_from": "2011-09-05", "test_from": "2011-09-15"},
+    "samples": {"unit": "next_query", "k_users": 2, "list_length": 5},
+    "prompt": {"budget_tokens": 96, "max_behaviours": 8},
+    "generator": {
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "layers": 2,
+        "heads": 2,
+        "kv_heads": 1,
+        "intermediate_size": 64,
+        "init_from_encoder": False,
+    },
+    "sft": {"epochs": 1, "batch_size": 32, "tail": 5, "eval_every": 5, "eval_samples": 16},
+    "evaluation": {
+        "rows": ["popular", "personal", "coclick", "direct_il_sft"],
+        "ks": [3, 5],
+        "bootstrap": 100,
+        "report_users": 2,
+    },
+}
+
+
+def write_log(path):
+    """Seventy shoppers who come back to their few games, in the format of the source `bestbuy`."""
+    draw = random.Random(0)
+    rows = []
+    for user in range(70):
+        favourites = draw.sample(GAMES, 3)
+        moment = datetime(2011, 8, 11) + timedelta(hours=user)
+        while moment < datetime(2011, 9, 25):
+            game = draw.choice(favourites)
+            sku = 1000 + GAMES.index(game)
+            searched = moment.isoformat(sep=" ")
+            clicked = (moment + timedelta(seconds=40)).isoformat(sep=" ")
+            rows.append((f"user{user}", sku, f"abcat{sku % 3}", game, clicked, searched))
+            moment += timedelta(days=draw.uniform(1, 9))
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("user", "sku", "category", "query", "click_time", "query_time"))
+        writer.writerows(sorted(rows, key=lambda row: row[4]))
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """A folder with a log, its config and, after the first test that asks for it, a finished run."""
+    folder = tmp_path_factory.mktemp("shop")
+    write_log(folder / "searches.csv")
+    data = {"tables": str(folder / "tables"), "source": "bestbuy", "path": str(folder / "searches.csv")}
+    (folder / "shop.yaml").write_text(yaml.safe_dump({"name": "shop", "data": data, **SMALL}))
+    return folder
+
+
+@pytest.fixture
+def aigq(shop, capsys, monkeypatch):
+    """Run a command in the shop's folder: exit code, stdout, stderr."""
+    monkeypatch.chdir(shop)
+    monkeypatch.delenv("AIGQ_DEBUG", raising=False)
+
+    def run(*arguments):
+        capsys.readouterr()
+        code = main(arguments)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def trained(aigq, shop):
+    """A finished run in runs/shop; the first test that asks for it makes it."""
+    code, _, err = aigq("table", "--config", "shop.yaml")
+    assert code == DONE, err
+    return shop / "runs" / "shop"
+
+
+# --- wrong use ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["tabel"], 'Did you mean "table"'),
+        (["train", "nothing"], "Unknown command"),
+        (["prepare", "--confg", "x"], "Did you mean --config"),
+        (["prepare", "--config"], "requires an argument"),
+        (["import", "bestbuy", "searches.csv"], "--out"),
+        (["prepare"], "--config FILE"),
+        (["prepare", "--config", "none.yaml"], "no config file at none.yaml"),
+        (["prepare", "--run", "nowhere"], "nowhere has no config.yaml"),
+        (["prepare", "--config", "shop.yaml", "--set", "sft.epoch=2"], "did you mean epochs?"),
+        (["prepare", "--config", "shop.yaml", "--run", "shop.yaml"], "is a file"),
+        (["import", "nosuch", "searches.csv", "--out", "t"], "unknown source"),
+        (["import", "bestbuy", "none.csv", "--out", "t"], "none.csv"),
+        (["train", "sft", "--config", "shop.yaml", "--run", "runs/empty", "--system", "x"], "direct_il_sft"),
+        (["generate", "u2q", "--config", "shop.yaml", "--users", ","], "--users"),
+    ],
+)
+def test_wrong_use_is_one_line_and_exit_code_2(aigq, arguments, message):
+    code, out, err = aigq(*arguments)
+    assert (code, out) == (WRONG_USE, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_config_without_tables_or_source_says_how_to_import(aigq):
+    code, _, err = aigq(
+        "prepare",
+        "--config",
+        "shop.yaml",
+        "--run",
+        "runs/x",
+        "--set",
+        "data.tables=absent",
+        "--set",
+        "data.source=null",
+    )
+    assert code == WRONG_USE
+    assert "aigq import" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["train", "sft"], "aigq prepare"),
+        (["evaluate"], "aigq prepare"),
+        (["generate", "u2q", "--users", "a"], "aigq prepare"),
+    ],
+)
+def test_a_stage_names_the_one_that_it_needs(aigq, arguments, command):
+    code, _, err = aigq(*arguments, "--config", "shop.yaml", "--run", "runs/empty")
+    assert code == FAILED
+    assert f"run `{command}` first" in err
+
+
+# --- the commands, in the order of the work ---
+
+
+def test_import(aigq, shop):
+    code, out, _ = aigq("import", "bestbuy", "searches.csv", "--out", "imported", "--json")
+    summary = json.loads(out)
+    assert code == DONE
+    assert summary["users"] == 70
+    assert (shop / "imported" / "events.parquet").exists()
+
+
+def test_import_prints_a_summary(aigq):
+    code, out, _ = aigq("import", "bestbuy", "searches.csv", "--out", "imported-again")
+    assert code == DONE
+    assert "users" in out
+
+
+def test_table_runs_all_stages_and_leaves_a_run_folder(aigq, trained):
+    code, out, _ = aigq("table", "--config", "shop.yaml")
+    assert code == DONE
+    assert "popular" in out
+    assert "report.html" in out
+    left = {path.name for path in trained.iterdir()}
+    assert {
+        "config.yaml",
+        "versions.json",
+        "metrics.json",
+        "report.html",
+        "prepared",
+        "lists",
+        "models",
+    } <= left
+    versions = json.loads((trained / "versions.json").read_text())
+    assert {"python", "packages", "git"} <= set(versions)
+
+
+def test_metrics_json_has_the_rows_of_the_contract(aigq, trained):
+    code, out, _ = aigq("table", "--run", str(trained), "--json")
+    result = json.loads(out)
+    assert code == DONE
+    assert result == json.loads((trained / "metrics.json").read_text())
+    assert [row["system"] for row in result["rows"]] == SMALL["evaluation"]["rows"]
+    assert (result["dataset"], result["mode"], result["queries"], result["k"]) == (
+        "shop",
+        "bootstrap",
+        "typed",
+        5,
+    )
+    keys = {
+        "query_hr",
+        "query_hr_any",
+        "cate_hr",
+        "sem_sim",
+        "unique_cates",
+        "novel_query_hr",
+        "users",
+        "ci95",
+    }
+    assert all(keys <= set(row) for row in result["rows"])
+
+
+def test_the_second_time_nothing_is_done_again(aigq, trained):
+    before = (trained / "stages.json").read_text()
+    started = time.monotonic()
+    code, _, err = aigq("table", "--config", "shop.yaml")
+    assert code == DONE
+    assert time.monotonic() - started < 10
+    assert (trained / "stages.json").read_text() == before
+    assert "begins" not in err
+
+
+def test_stages_one_by_one(aigq, shop):
+    run = ("--config", "shop.yaml", "--run", "runs/steps")
+    assert aigq("prepare", *run, "--json")[0] == DONE
+    assert aigq("train", "ranker", *run, "--json")[0] == DONE
+    code, out, err = aigq("train", "sft", *run, "--json")
+    assert code == DONE, err
+    assert json.loads(out)["steps"] > 0
+    code, out, err = aigq("evaluate", *run, "--json")
+    assert code == DONE, err
+    assert len(json.loads(out)["rows"]) == 4
+
+
+def test_hints_have_reasons_and_obey_the_count(aigq, trained):
+    code, out, err = aigq(
+        "generate", "u2q", "--run", str(trained), "--users", "user1,user2,stranger", "-n", "4", "--json"
+    )
+    assert code == DONE, err
+    users = json.loads(out)["users"]
+    assert [user["user_id"] for user in users] == ["user1", "user2", "stranger"]
+    assert users[2]["behaviours"] == 0
+    for user in users:
+        queries = [hint["query"] for hint in user["hints"]]
+        assert 0 < len(queries) <= 4
+        assert len(set(queries)) == len(queries)
+        assert all(hint["reason"] for hint in user["hints"])
+
+
+def test_hints_for_people(aigq, trained):
+    code, out, _ = aigq("generate", "u2q", "--run", str(trained), "--users", "user3", "--system", "popular")
+    assert code == DONE
+    assert "user3" in out
+
+
+def test_demo_ends_with_table_hints_and_report(aigq, shop):
+    code, out, err = aigq("demo", "--config", "shop.yaml", "--run", "runs/demo")
+    assert code == DONE, err
+    assert out.count("behaviours") == 3
+    assert "direct_il_sft" in out
+    assert "runs/demo/report.html" in out.splitlines()[-1]
+    assert (shop / "runs/demo/metrics.json").exists()
+
+
+def test_doctor(aigq):
+    code, out, _ = aigq("doctor", "--json")
+    result = json.loads(out)
+    assert code == DONE
+    assert {"python", "core", "train", "threads", "gpu", "disk", "run folder"} <= {
+        c["name"] for c in result["checks"]
+    }
+    assert aigq("doctor")[0] == DONE
+
+
+def test_version_and_help(aigq):
+    assert aigq("--version")[0] == DONE
+    code, out, _ = aigq("--help")
+    assert code == DONE
+    assert "prepare" in out
+
+
+# --- one folder, one config ---
+
+
+@pytest.mark.parametrize("command", [["prepare"], ["table"], ["evaluate"], ["train", "sft"]])
+def test_a_changed_config_is_refused_where_it_would_lie(aigq, trained, command):
+    code, _, err = aigq(*command, "--config", "shop.yaml", "--set", "samples.k_users=3")
+    assert code == WRONG_USE
+    assert "samples.k_users=2 (now 3)" in err
+    assert "--run" in err
+
+
+def test_a_changed_training_leaves_preparation_usable(aigq, trained):
+    assert aigq("prepare", "--config", "shop.yaml", "--set", "sft.epochs=2")[0] == DONE
+    code, _, err = aigq("train", "sft", "--config", "shop.yaml", "--set", "sft.epochs=2")
+    assert code == WRONG_USE
+    assert "sft.epochs" in err
+
+
+def test_evaluation_may_change_in_a_finished_run(aigq, trained):
+    code, out, err = aigq("table", "--config", "shop.yaml", "--set", "evaluation.bootstrap=150", "--json")
+    assert code == DONE, err
+    assert json.loads(out)["bootstrap"] == 150
+
+
+def test_force_redoes_a_stage_and_forgets_what_came_from_it(aigq, shop):
+    run = ("--config", "shop.yaml", "--run", "runs/forced")
+    assert aigq("prepare", *run)[0] == DONE
+    code, _, err = aigq("prepare", *run, "--set", "samples.k_users=3", "--force")
+    assert code == DONE, err
+    assert aigq("prepare", *run)[0] == WRONG_USE
+
+
+def test_resume_with_another_config_is_refused(aigq, trained):
+    code, _, err = aigq("train", "sft", "--config", "shop.yaml", "--set", "sft.learning_rate=0.1", "--resume")
+    assert code == WRONG_USE
+    assert "resume" in err
+
+
+# --- when something goes wrong ---
+
+
+@pytest.fixture
+def failing(monkeypatch, aigq):
+    """Make `aigq doctor` raise something."""
+
+    def fail_with(error):
+        def examine(run):
+            raise error
+
+        monkeypatch.setattr("aigq.doctor.examine", examine)
+        return aigq("doctor")
+
+    return fail_with
+
+
+def test_an_expected_failure_is_one_line(failing):
+    code, _, err = failing(StageError("the model diverged"))
+    assert (code, err) == (FAILED, "aigq: the model diverged\n")
+
+
+def test_debug_shows_the_traceback(monkeypatch, failing):
+    monkeypatch.setenv("AIGQ_DEBUG", "1")
+    with pytest.raises(StageError):
+        failing(StageError("the model diverged"))
+
+
+def test_a_full_disk_is_one_line(failing):
+    code, _, err = failing(OSError(errno.ENOSPC, "No space left on device"))
+    assert code == FAILED
+    assert "the disk is full" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_full_disk_is_seen_through_other_errors(failing):
+    wrapped = RuntimeError("could not write")
+    wrapped.__cause__ = OSError(errno.ENOSPC, "No space left on device")
+    assert failing(wrapped)[0] == FAILED
+
+
+def test_a_missing_package_is_named(failing):
+    code, _, err = failing(ModuleNotFoundError("No module named 'peft'", name="peft"))
+    assert code == FAILED
+    assert "peft is not installed" in err
+
+
+def test_a_bug_keeps_its_traceback(failing):
+    with pytest.raises(ZeroDivisionError):
+        failing(ZeroDivisionError())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "command"),
+    [
+        (["train", "sft", "--config", "a.yaml"], "aigq train sft --config a.yaml --resume"),
+        (["train", "sft", "--resume"], "aigq train sft --resume"),
+        (["prepare", "--config", "a.yaml"], "aigq prepare --config a.yaml"),
+    ],
+)
+def test_ctrl_c_says_how_to_continue(monkeypatch, capsys, tokens, command):
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    assert main(tokens) == INTERRUPTED
+    assert capsys.readouterr().err.strip().endswith(command)
+
+
+def test_ctrl_c_in_training_leaves_a_run_that_resumes(aigq, shop):
+    run = ["--config", "shop.yaml", "--run", "runs/interrupted", "--set", "sft.epochs=400"]
+    assert aigq("prepare", *run)[0] == DONE
+    assert aigq("train", "ranker", *run)[0] == DONE
+    command = [sys.executable, "-m", "aigq.cli", "train", "sft", *run]
+    work = subprocess.Popen(
+        command, cwd=shop, stderr=subprocess.PIPE, text=True, env={**os.environ, "AIGQ_DEBUG": ""}
+    )
+    for line in work.stderr:
+        if line.startswith("step "):  # a validation, so a checkpoint, has been made
+            break
+    work.send_signal(signal.SIGINT)
+    rest = work.stderr.read()
+    assert work.wait() == INTERRUPTED, rest
+    assert "--resume" in rest.splitlines()[-1]
+    assert "Traceback" not in rest
+    run[-1] = "sft.epochs=1"
+    code, _, err = aigq("train", "sft", *run, "--resume")
+    assert code == WRONG_USE, "another schedule cannot be resumed"
+    assert "sft.epochs=400" in err
+    stages = json.loads((shop / "runs/interrupted/stages.json").read_text())
+    assert "finished" not in stages["sft:direct_il_sft"]

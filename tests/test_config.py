@@ -1,0 +1,88 @@
+from datetime import date
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from aigq import config
+from aigq.errors import ConfigError
+
+RECIPES = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
+MINIMAL = {"split": {"validation_from": date(2024, 1, 8), "test_from": date(2024, 1, 15)}}
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    path = tmp_path / "shop.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads(recipe):
+    assert config.load(recipe).name
+
+
+def test_overrides_are_yaml_with_dotted_keys(minimal):
+    loaded = config.load(
+        minimal, ["sft.epochs=3", "evaluation.ks=[5, 20]", "generator.start=null", "name=mine"]
+    )
+    assert (loaded.sft.epochs, loaded.evaluation.ks, loaded.generator.start) == (3.0, [5, 20], None)
+    assert loaded.name == "mine"
+
+
+def test_dump_is_a_config_that_means_the_same(minimal, tmp_path):
+    loaded = config.load(minimal, ["sft.lora_rank=4"])
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(config.dump(loaded))
+    assert config.load(resolved) == loaded
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("sft.epoch=3", "unknown key sft.epoch; did you mean epochs?"),
+        ("sftt.epochs=3", "unknown key sftt; did you mean sft?"),
+        (
+            "channels.popular.halflife=3",
+            "unknown key channels.popular.halflife; did you mean half_life_days?",
+        ),
+        ("sft.qqqqq=3", "known: labels"),
+        ("sft.epochs=many", "sft.epochs: "),
+        ("sft.epochs=-1", "sft.epochs: "),
+        ("sft.epochs", "--set takes key=value"),
+        ("name.first=x", "--set name.first=x: name is a value, not a section"),
+    ],
+)
+def test_a_wrong_override_says_what_to_do(minimal, override, message):
+    base = ["name=shop"] if override.startswith("name.") else []
+    with pytest.raises(ConfigError) as raised:
+        config.load(minimal, [*base, override])
+    assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("- a\n- b\n", "must hold"), ("a: [", "is not YAML"), ("name: x\n", "split")]
+)
+def test_a_wrong_file_says_what_is_wrong(tmp_path, content, message):
+    path = tmp_path / "shop.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        config.load(path)
+
+
+def test_a_missing_file_points_to_the_recipes(tmp_path):
+    with pytest.raises(ConfigError, match="recipes"):
+        config.load(tmp_path / "none.yaml")
+
+
+def test_every_key_is_documented():
+    def keys(section, prefix=""):
+        for name, field in section.model_fields.items():
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+                yield from keys(field.annotation, f"{prefix}{name}.")
+            elif not field.description:
+                yield prefix + name
+
+    assert list(keys(config.Config)) == []
