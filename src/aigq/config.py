@@ -73,9 +73,6 @@ class PromptConfig(Section):
     calendar: bool = Field(False, description="weekday and month of the moment of the prompt")
     trending: int = Field(0, ge=0, description="the shop's top queries of earlier days, in the context; 0: leave out")
     trending_half_life_days: float = Field(2.0, gt=0, description="decay of those counts")
-    rising: int = Field(
-        0, ge=0, description="queries that rose most in the last days, new to this user, in the context; 0: leave out"
-    )
 
 
 class GeneratorConfig(Section):
@@ -101,9 +98,13 @@ class SftConfig(Section):
     labels: Literal["log_order", "ranked"] = Field(
         "ranked", description="log_order: the plain SFT row; ranked: clicked first, then the ranker's order (IL-SFT)"
     )
+    ranker: dict[str, float] = Field(
+        {"personal": 1.0, "coclick": 0.3, "popular": 0.3},
+        description="bootstrap mode's ranker: recall channels and their weights in the rank fusion",
+    )
     tail: int = Field(30, ge=0, description="fill ranked labels up to this length with the ranker's top-K; 0: no tail")
-    tail_weight: float = Field(1.0, ge=0, description="loss weight of the ranker's tail against the clicked part")
-    novel_slots: int = Field(0, ge=0, description="places of the list kept for queries new to the user")
+    tail_weight: float = Field(1.0, ge=0, description="loss weight of a token of the ranker's tail; a clicked one has 1")
+    max_samples: int | None = Field(None, ge=1, description="train on a seeded sample of so many; null: all")
     epochs: float = Field(2.0, gt=0, description="passes over the training samples")
     max_minutes: float | None = Field(None, gt=0, description="stop after this long, the schedule fitted to it")
     batch_size: int = Field(16, ge=1, description="lists per optimiser step")

@@ -32,7 +32,7 @@ def available() -> bool:
     return True
 
 
-def bars(result: Mapping[str, Any], metric: str, width: int = 250, labels: bool = True) -> str | None:
+def bars(result: Mapping[str, Any], metric: str, width: int = 190) -> str | None:
     """Horizontal bars of one metric with 95 % intervals; None when no row has the metric."""
     import altair as alt
 
@@ -40,7 +40,7 @@ def bars(result: Mapping[str, Any], metric: str, width: int = 250, labels: bool 
     if all(row["value"] is None for row in rows):
         return None
     column = next(c for c in COLUMNS if c.key == metric)
-    axis = alt.Axis(labels=labels, ticks=False, domain=False, title=None, labelLimit=160)
+    axis = alt.Axis(ticks=False, domain=False, title=None, labelLimit=160)
     y = alt.Y("system:N", sort=None, axis=axis)
     base = alt.Chart(alt.Data(values=rows)).encode(y=y)
     x = alt.X("value:Q", title=column.heading(result["k"]), axis=alt.Axis(tickCount=4))

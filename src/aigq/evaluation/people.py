@@ -44,7 +44,7 @@ def _card(number: int, moment: Moment, hints: list[tuple[str, str]], targets: li
     hit = len(wanted & given)
     summary = f"{n:,} earlier behaviour{'' if n == 1 else 's'} · {hit} of {len(wanted)} found"
     return (
-        f'<article class="card"><h3>Shopper {number} <small>{escape(moment.user_id)} on '
+        f'<article class="card"><h3>Shopper {number} <small>{escape(_short(moment.user_id))} on '
         f"{moment.cut.astype('datetime64[D]')} · {summary}</small></h3>"
         f'<div class="steps"><div><h4>Did before</h4>{_history(moment.history)}</div>'
         f"<div><h4>Was shown</h4>{_hints(hints, wanted)}</div>"
@@ -96,3 +96,8 @@ def _targets(targets: list[tuple[str, bool]], given: set[str]) -> str:
 
 def _verb(action: str) -> str:
     return escape(VERBS.get(action, action))
+
+
+def _short(user_id: str) -> str:
+    """Enough to find the shopper in the log, without spreading whole identifiers in a file that is passed on."""
+    return user_id if len(user_id) <= 12 else f"{user_id[:8]}…"

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 PLAIN_WIDTH = 240
+FEW_USERS = 30
 DASH = "–"
 
 
@@ -110,10 +111,14 @@ def footnotes(result: Mapping[str, Any]) -> list[str]:
         f"*: the paired difference to {result['compare_to']} has an interval that leaves out 0."
     ]
     covered = result["targets_with_category"]
-    if covered is not None and covered < 1:
+    if covered is not None and covered < 0.9995:
         notes.append(
-            f"Cate HR counts the {covered:.0%} of targets whose leaf category is known from training."
+            f"Cate HR counts the {covered:.1%} of targets whose leaf category is known from training."
         )
+    for name in ("novel", "repeat"):
+        n = max(row[f"{name}_users"] for row in result["rows"])
+        if n < FEW_USERS:
+            notes.append(f"{name.capitalize()} HR rests on {n} users only.")
     for row in result["rows"]:
         valid = row["validity"]["valid"]
         if valid is not None and valid < 1:

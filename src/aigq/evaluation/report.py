@@ -144,11 +144,11 @@ def _chart_sections(result: Mapping[str, Any], log: list[dict[str, Any]]) -> lis
     if not charts.available():
         return [_section("Charts", "<p>Charts need altair: <code>pip install 'aigq[train]'</code>.</p>")]
     metrics = ("query_hr", "cate_hr", "novel_query_hr")
-    drawn = [charts.bars(result, metric, labels=True) for metric in metrics]
+    drawn = [charts.bars(result, metric) for metric in metrics]
     bars = "".join(_figure(svg, _say(result, m)) for svg, m in zip(drawn, metrics, strict=True) if svg)
     k = result["k"]
     sections = [
-        _section("With 95 % intervals", f'<div class="grid">{bars}</div>'),
+        _section("With 95 % intervals", f'<div class="grid three">{bars}</div>'),
         _section(
             "Shorter lists",
             _figure(charts.curve(result), f"Query HR at every K up to {k}, a line per system"),

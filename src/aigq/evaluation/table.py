@@ -252,7 +252,7 @@ def _row(
     with_intervals = [*METRICS, *(f"{name}@{k}" for name in AT_EVERY_K for k in judge.ks)]
     row: dict[str, Any] = {"system": system} | {name: means[at[name]] for name in METRICS}
     row["users"] = len(judge.user_ids)
-    row["novel_users"] = counted[at["novel_query_hr"]]
+    row |= {f"{name}_users": counted[at[f"{name}_query_hr"]] for name in ("novel", "repeat")}
     row["ci95"] = {name: ci[at[name]] for name in with_intervals}
     for name in AT_EVERY_K:
         row[f"{name}_at"] = {k: means[at[f"{name}@{k}"]] for k in judge.ks}

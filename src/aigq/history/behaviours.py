@@ -1,7 +1,7 @@
 """From events to behaviours: one text per row, repeats within a stretch of a session merged.
 
-Leak-free by construction: time is divided at *cuts*, the moments from which samples predict (each midnight,
-or each query that differs from the previous one, or each hint exposure). Rows merge only within one
+Leak-free by construction: time is divided at *cuts*, the moments from which samples predict: each midnight,
+each query that differs from the previous one, or each hint exposure. Rows merge only within one day of one
 (session, segment), where a segment runs from one cut to the next. So a row that begins before a cut holds
 nothing from the cut or later, and truncating the log at any cut leaves the earlier rows as they are.
 """
@@ -16,7 +16,7 @@ STRENGTH: Final = {"search": 0, "click": 1, "cart": 2, "purchase": 3}
 
 
 def add_texts(events: ir.Table, surrogates: ir.Table) -> ir.Table:
-    """Adds `text`: the query of a search, the surrogate of an item event (its own query where there is none)."""
+    """Adds `text`: the query of a search, the surrogate of an item event or else its own query."""
     known = surrogates.select(item="item_id", surrogate="text")
     joined = events.left_join(known, events.item_id == known.item)
     is_search = joined.action == "search"
@@ -51,7 +51,7 @@ def collapse(events: ir.Table) -> ir.Table:
 
 
 def add_categories(behaviours: ir.Table, categories: ir.Table, leaves: ir.Table | None) -> ir.Table:
-    """Adds `category`: that of the text as a query, else the leaf of the item (the item itself without `leaves`)."""
+    """Adds `category`: of the text as a query, else the leaf of the item, or the item without `leaves`."""
     known = categories.select(asked="query", asked_in="category")
     rows = behaviours.left_join(known, behaviours.text == known.asked)
     if leaves is None:

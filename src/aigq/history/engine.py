@@ -26,3 +26,18 @@ def batches(table: ir.Table) -> Iterator[pa.RecordBatch]:
         return
     # ibis 12 reads batches through a method that DuckDB 2 no longer has
     yield from backend.con.sql(ibis.to_sql(table, dialect="duckdb")).to_arrow_reader(BATCH_ROWS)
+
+
+def put(backend: Any, rows: pa.Table) -> ir.Table:
+    """A small Arrow table as a table of the engine."""
+    if backend.name != "duckdb":
+        return ibis.memtable(rows)
+    # ibis 12 drops its own in-memory tables with a statement that DuckDB 2 refuses
+    name = ibis.util.gen_name("put")
+    backend.con.register(name, rows)
+    return backend.table(name)
+
+
+def read(table: ir.Table) -> list[dict[str, Any]]:
+    """The rows of a small table, in its order."""
+    return [row for batch in batches(table) for row in batch.to_pylist()]

@@ -8,9 +8,10 @@ import re
 import unicodedata
 from typing import Final
 
-import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
+
+from aigq.history.engine import put, read
 
 SPACE: Final = r"[\x00-\x20\x7f]+"
 NOT_ASCII: Final = r"[^\x00-\x7f]"
@@ -19,11 +20,12 @@ KEPT_FORMATS: Final = frozenset("\u200c\u200d")  # joiners: Persian words, emoji
 PRIVATE_PATTERNS: Final = (
     r"[^\s@]+@[^\s@]+\.[^\s@]",  # email address; also user@host in a URL
     r"\+[ ]?[0-9](?:[ ().\-/]{0,2}[0-9]){6,}",  # international phone number
-    r"(?:^|[^0-9])[(]?[0-9]{3}[)]?[ .\-]{1,2}[0-9]{3}[ .\-][0-9]{4}(?:$|[^0-9])",  # North American phone number
+    r"(?:^|[^0-9])[(]?[0-9]{3}[)]?[ .\-]{1,2}[0-9]{3}[ .\-][0-9]{4}(?:$|[^0-9])",  # North American phone
     r"(?:^|[^0-9])[0-9]{3}-[0-9]{4}(?:$|[^0-9])",  # the same without its area code
     r"[0-9](?:[ .\-/()]{0,2}[0-9]){8,}",  # nine digits or more: cards, phones, accounts
     r"[a-z][a-z0-9+.\-]*://[^\s/]*:[^\s/]*@",  # URL with a password
-    r"(?:https?://|www\.)[^\s]*[?&#;](?:[a-z0-9_\-]*(?:token|key|secret|password|passwd|pwd|auth|session|sid|sig|code))=",
+    # URL with a token
+    r"(?:https?://|www\.)[^\s]*[?&#;][a-z0-9_\-]*(?:token|key|secret|passw|pwd|auth|sid|sig|code)[a-z]*=",
 )
 """Lower-case text; only syntax that Python, RE2 and Java share."""
 
@@ -66,11 +68,12 @@ def query_forms(raw: ir.Table) -> ir.Table:
     """
     ascii_only = raw.filter(~raw.raw.re_search(NOT_ASCII))
     text = ascii_only.raw.re_replace(SPACE, " ").strip().lower()
-    simple = ascii_only.select("raw", query=text.nullif(""), private=text.re_search("|".join(PRIVATE_PATTERNS)))
-    others = raw.filter(raw.raw.re_search(NOT_ASCII)).to_pyarrow()["raw"].to_pylist()
+    private = text.re_search("|".join(PRIVATE_PATTERNS))
+    simple = ascii_only.select("raw", query=text.nullif(""), private=private)
+    others = [row["raw"] for row in read(raw.filter(raw.raw.re_search(NOT_ASCII)))]
     if not others:
         return simple
-    return simple.union(ibis.memtable(_forms(others)))
+    return simple.union(put(raw.get_backend(), _forms(others)))
 
 
 def _forms(texts: list[str]) -> pa.Table:

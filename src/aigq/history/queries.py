@@ -3,7 +3,7 @@
 import ibis
 import ibis.expr.types as ir
 
-from aigq.history.engine import keep
+from aigq.history.engine import keep, read
 
 
 def searches(events: ir.Table) -> ir.Table:
@@ -41,12 +41,12 @@ def leaf_categories(items: ir.Table) -> ir.Table | None:
     path = items.category
     leaf = (path.length() > 0).ifelse(path[path.length() - 1], ibis.null("string"))
     leaves = keep(items.select("item_id", leaf=leaf).filter(lambda t: t.leaf.notnull()))
-    kinds = leaves.leaf.nunique().to_pyarrow().as_py()
+    kinds = read(leaves.agg(n=leaves.leaf.nunique()))[0]["n"]
     return leaves if kinds >= 2 else None
 
 
 def query_categories(led: ir.Table, leaves: ir.Table | None) -> ir.Table:
-    """query -> category: the leaf that its clicks, carts and purchases mostly lead to. `led` of training events."""
+    """query -> category: the leaf that its item events mostly lead to. `led` is of training events."""
     if leaves is None:
         pairs = led.select("query", category=led.item_id)
     else:
@@ -66,4 +66,5 @@ def query_days(issued: ir.Table) -> ir.Table:
     per_user = issued.group_by("query", "user_id", "day").agg(issues=lambda t: t.count())
     first = per_user.day.min().over(ibis.window(group_by=["query", "user_id"]))
     marked = per_user.mutate(is_new=(per_user.day == first).cast("int64"))
-    return marked.group_by("query", "day").agg(issues=lambda t: t.issues.sum(), new_users=lambda t: t.is_new.sum())
+    per_day = marked.group_by("query", "day")
+    return per_day.agg(issues=lambda t: t.issues.sum(), new_users=lambda t: t.is_new.sum())

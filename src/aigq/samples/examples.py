@@ -10,12 +10,9 @@ import ibis.expr.types as ir
 from aigq.history.queries import searches
 from aigq.history.sessions import day_of, midnight
 
-UNIT_CUTS = ("next_query", "exposure")
-"""Units whose cuts come from single events; a user_day cuts at every midnight."""
-
 
 def changed_queries(events: ir.Table) -> ir.Table:
-    """user_id, cut, query of every search whose query is not the user's previous one; the first one included."""
+    """user_id, cut, query of every search not for the user's previous query; the first one included."""
     issued = searches(events).select("user_id", "ts", "query").distinct()
     before = issued.query.lag().over(ibis.window(group_by="user_id", order_by=["ts", "query"]))
     marked = issued.mutate(before=before)
@@ -57,16 +54,18 @@ def targets(events: ir.Table, hints: ir.Table, unit: str) -> ir.Table:
     if unit == "next_query":
         changed = changed_queries(events)
         return changed.mutate(place=changed.cut, request_id=changed.query)
-    clicked = hints.filter((hints.action == "hint_click") & hints.query.notnull() & hints.request_id.notnull())
+    clicked = hints.filter(hints.action == "hint_click", hints.query.notnull(), hints.request_id.notnull())
     first = clicked.group_by("user_id", "request_id", "query").agg(place=lambda t: t.ts.min())
     cuts = exposures(hints).select("user_id", "request_id", "cut")
-    return first.join(cuts, ["user_id", "request_id"]).select("user_id", "cut", "query", "place", "request_id")
+    joined = first.join(cuts, ["user_id", "request_id"])
+    return joined.select("user_id", "cut", "query", "place", "request_id")
 
 
 def add_novelty(wanted: ir.Table, behaviours: ir.Table) -> ir.Table:
     """Adds `novel`: the query is no earlier behaviour's query of the user."""
     known = behaviours.filter(behaviours.query.notnull())
-    first = known.group_by(known_user=known.user_id, known_query=known.query).agg(known_since=lambda t: t.ts.min())
+    pairs = known.group_by(known_user=known.user_id, known_query=known.query)
+    first = pairs.agg(known_since=lambda t: t.ts.min())
     joined = wanted.left_join(first, [wanted.user_id == first.known_user, wanted.query == first.known_query])
     novel = (joined.known_since >= joined.cut).fill_null(True)
     return joined.mutate(novel=novel).drop("known_user", "known_query", "known_since")
@@ -74,9 +73,8 @@ def add_novelty(wanted: ir.Table, behaviours: ir.Table) -> ir.Table:
 
 def gather(wanted: ir.Table) -> ir.Table:
     """One row per sample: user_id, cut, request_id, targets, novel."""
-    lists = wanted.group_by("user_id", "cut", "request_id").agg(
-        rows=ibis.struct({"place": wanted.place, "query": wanted.query, "novel": wanted.novel}).collect().sort()
-    )
+    row = ibis.struct({"place": wanted.place, "query": wanted.query, "novel": wanted.novel})
+    lists = wanted.group_by("user_id", "cut", "request_id").agg(rows=row.collect().sort())
     return lists.select(
         "user_id", "cut", "request_id",
         targets=lists.rows.map(lambda row: row["query"]),
@@ -109,7 +107,8 @@ def samples(events: ir.Table, hints: ir.Table, behaviours: ir.Table, unit: str) 
     """All samples of the unit, before split and filters: SAMPLES without sample_id and split."""
     lists = gather(add_novelty(targets(events, hints, unit), behaviours))
     cuts = lists.select("user_id", "cut").distinct()
-    joined = lists.left_join(rows_before(behaviours, cuts), ["user_id", "cut"]).drop("user_id_right", "cut_right")
+    before = rows_before(behaviours, cuts)
+    joined = lists.left_join(before, ["user_id", "cut"]).drop("user_id_right", "cut_right")
     joined = joined.left_join(first_rows(behaviours), "user_id").drop("user_id_right")
     if unit == "exposure":
         seen = exposures(hints).select(seen_user="user_id", seen_request="request_id", shown="shown")

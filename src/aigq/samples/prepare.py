@@ -21,7 +21,7 @@ from aigq.errors import EmptyLogError, SourceError
 from aigq.history import behaviours as histories
 from aigq.history import queries, surrogates
 from aigq.history.behaviours import STRENGTH
-from aigq.history.engine import batches, keep
+from aigq.history.engine import batches, keep, put, read
 from aigq.history.normalise import query_forms
 from aigq.history.sessions import add_segments, add_sessions, day_of
 from aigq.samples import examples
@@ -71,8 +71,10 @@ def prepare(config: Config, run: Path, *, force: bool = False) -> dict[str, Any]
 
 def fingerprint_of(config: Config) -> str:
     """A hash of all that `prepare` reads: input files and the sections of the config that it uses."""
-    sections = ("history", "split", "samples")
-    digest = hashlib.blake2b(json.dumps([VERSION, config.model_dump(mode="json", include=set(sections))]).encode())
+    sections = ("split", "samples")
+    settings: list[Any] = [getattr(config, section).model_dump(mode="json") for section in sections]
+    settings.append(config.history.session_gap_minutes)
+    digest = hashlib.blake2b(json.dumps([VERSION, config.name, settings]).encode())
     for name in (*(f"{table}.parquet" for table in ("events", "items", "users")), "import.json"):
         path = config.data.tables / name
         digest.update(name.encode())
@@ -96,9 +98,10 @@ def _write_tables(config: Config, con: Any, out: Path) -> dict[str, Any]:
     made = examples.samples(events, hints, rows, config.samples.unit)
     made = keep(add_drop_reason(add_split(made, config.split), config))
     sizes = _check_splits(made, config)
+    asked = queries.query_table(queries.searches(training), categories, log.provenance)
     tables = {
         "behaviours": rows.order_by("user_id", "ts", "session", "segment", "text"),
-        "queries": queries.query_table(queries.searches(training), categories, log.provenance).order_by("query"),
+        "queries": asked.order_by("query"),
         "query_days": queries.query_days(queries.searches(events)).order_by("day", "query"),
         "samples": _numbered(made),
         "users": log.users.order_by("user_id"),
@@ -110,12 +113,12 @@ def _write_tables(config: Config, con: Any, out: Path) -> dict[str, Any]:
 
 
 def _actions(events: ir.Table) -> dict[str, Any]:
-    found = events.group_by("action").agg(n=lambda t: t.count()).order_by("action").to_pyarrow().to_pydict()
-    return {"read": sum(found["n"]), "actions": dict(zip(found["action"], found["n"], strict=True))}
+    found = read(events.group_by("action").agg(n=lambda t: t.count()).order_by("action"))
+    return {"read": sum(row["n"] for row in found), "actions": {row["action"]: row["n"] for row in found}}
 
 
 def _clean(raw: ir.Table, config: Config, counts: dict[str, Any]) -> tuple[ir.Table, ir.Table]:
-    """Shopping events and hint events, each once, queries normalised, private ones removed; adds to `counts`."""
+    """Shopping events and hint events, each once, queries normalised, none private; adds to `counts`."""
     spellings = keep(raw.filter(raw.query.notnull()).select(raw="query").distinct())
     forms = keep(query_forms(spellings))
     shopping = raw.filter(raw.action.isin(list(STRENGTH))).select(*EVENT_KEY).distinct()
@@ -131,7 +134,7 @@ def _clean(raw: ir.Table, config: Config, counts: dict[str, Any]) -> tuple[ir.Ta
         no_query=((events.action == "search") & events.query.isnull() & ~events.private).sum(),
     )
     shopped = sum(n for action, n in counts["actions"].items() if action in STRENGTH)
-    found = {name: int(value or 0) for name, value in seen.to_pyarrow().to_pylist()[0].items()}
+    found = {name: int(value or 0) for name, value in read(seen)[0].items()}
     counts |= {"duplicates": shopped - found["distinct"], "private_queries": found["private"]}
     counts |= {"searches_without_query": found["no_query"]}
     unit = config.samples.unit
@@ -159,18 +162,18 @@ def _described(items: ir.Table, leaves: ir.Table | None) -> ir.Table:
 def _check_splits(made: ir.Table, config: Config) -> dict[str, Any]:
     """Samples per split and dropped samples per reason; EmptyLogError where a split is empty."""
     groups = made.group_by("split", "dropped").agg(n=lambda t: t.count(), users=lambda t: t.user_id.nunique())
-    rows = groups.order_by("split", "dropped").to_pyarrow().to_pylist()
+    rows = read(groups.order_by("split", "dropped"))
     kept = {row["split"]: row["n"] for row in rows if row["dropped"] is None}
     users = {row["split"]: row["users"] for row in rows if row["dropped"] is None}
     dropped = {f"{row['split']}: {row['dropped']}": row["n"] for row in rows if row["dropped"] is not None}
     empty = [split for split in ("train", "valid", "test") if split not in kept]
     if empty:
-        days = made.agg(first=made.day.min(), last=made.day.max()).to_pyarrow().to_pylist()[0]
+        days = read(made.agg(first=made.day.min(), last=made.day.max()))[0]
         raise EmptyLogError(_explain_empty(empty, days, dropped, config))
     return {"samples": kept, "users": users, "dropped": dropped}
 
 
-def _explain_empty(empty: list[str], days: dict[str, int | None], dropped: dict[str, int], config: Config) -> str:
+def _explain_empty(empty: list[str], days: dict[str, Any], dropped: dict[str, int], config: Config) -> str:
     split = config.split
     if days["first"] is None or days["last"] is None:
         present = f"no query of the log makes a {config.samples.unit} sample"
@@ -206,7 +209,7 @@ def _write(table: ir.Table, path: Path, name: str, config: Config) -> int:
 
 def _open_log(con: Any, folder: Path) -> Log:
     if not (folder / "events.parquet").exists():
-        raise SourceError(f"no events.parquet in {folder}; run `aigq import SOURCE PATH --out {folder}` first")
+        raise SourceError(f"no events.parquet in {folder}; run `aigq import` with --out {folder} first")
     provenance = str(_read_json(folder / "import.json").get("provenance", "typed"))
     events, items, users = (_open(con, folder, name) for name in ("events", "items", "users"))
     return Log(events, items, users, provenance)
@@ -216,7 +219,7 @@ def _open(con: Any, folder: Path, name: str) -> ir.Table:
     path = folder / f"{name}.parquet"
     schema = IMPORTED_TABLES[name]
     if not path.exists():
-        return con.create_table(name, schema.empty_table(), temp=True)
+        return put(con, schema.empty_table())
     table = con.read_parquet(path)
     missing = [column for column in schema.names if column not in table.columns]
     if missing:

@@ -1,4 +1,4 @@
-"""A log format becomes tables: `import_source` reads one of SOURCES and writes events, items, users, rejected."""
+"""From a log format to tables: `import_source` writes events, items, users and rejected."""
 
 from aigq.sources.importing import SOURCES, import_source
 from aigq.sources.summary import ImportSummary, render

@@ -1,7 +1,7 @@
 """Best Buy 2011 ("ACM SF hackathon, small"): searches.csv, typed queries with the click that followed.
 
-One row is a search (at query_time) and a click (at click_time). Rows whose query nobody typed are rejected: lists of
-SKUs and campaign names, which links of newsletters and banners put into the search box.
+One row is a search (at query_time) and a click (at click_time). Rows whose query nobody typed are rejected:
+lists of SKUs and campaign names, which links of newsletters and banners put into the search box.
 """
 
 import json

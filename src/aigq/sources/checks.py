@@ -1,7 +1,8 @@
 """Checks that every source shares: rows that cannot be events are set aside with a reason.
 
 A source describes its log as a relation `raw`, one row per log line, with the columns of `RAW_COLUMNS`.
-`check` turns it into the table `checked`: the same rows with clean values, `reason` null where the row is an event.
+`check` turns it into the table `checked`: the same rows with clean values, `reason` null where the row is
+an event.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -41,8 +42,10 @@ def timestamp_sql(column: str, kind: str) -> str:
     text = f"trim({column}::VARCHAR)"
     number = f"try_cast({text} AS DOUBLE)"
     return (
-        f"CASE WHEN regexp_full_match({text}, '\\d{{9,10}}(\\.\\d+)?') THEN make_timestamp(({number} * 1e6)::BIGINT) "
-        f"WHEN regexp_full_match({text}, '\\d{{12,13}}') THEN make_timestamp(try_cast({text} AS BIGINT) * 1000) "
+        f"CASE WHEN regexp_full_match({text}, '\\d{{9,10}}(\\.\\d+)?') "
+        f"THEN make_timestamp(({number} * 1e6)::BIGINT) "
+        f"WHEN regexp_full_match({text}, '\\d{{12,13}}') "
+        f"THEN make_timestamp(try_cast({text} AS BIGINT) * 1000) "
         f"WHEN regexp_full_match({text}, '\\d{{15,16}}') THEN make_timestamp(try_cast({text} AS BIGINT)) "
         f"ELSE try_cast({text} AS TIMESTAMPTZ) AT TIME ZONE 'UTC' END"
     )

@@ -3,15 +3,16 @@
     columns = {
         "user_id": "visitor", "ts": "time", "action": "event", "query": "q", "item_id": "sku",
         "request_id": ..., "position": ..., "session_id": ...,       # optional
-        "actions": {"view": "click", "buy": "purchase"},             # optional: the log's own names of actions
+        "actions": {"view": "click", "buy": "purchase"},           # optional: the log's own names
         "provenance": "typed",                                       # or constructed
-        "items": {"path": "items.csv", "item_id": "sku", "title": "name", "category": "category", "brand": ...,
+        "items": {"path": "items.csv", "item_id": "sku", "title": "name", "category": "cat", "brand": ...,
                   "price": ..., "attributes": ["colour", "size"]},
         "users": {"path": "users.csv", "user_id": "visitor", "profile": ["city", "age"]},
     }
 
-`action` may be a constant instead of a column: {"action": "search"}. Without a map, the columns have the names of the
-events table. A category is a JSON list, or text with ">" between its levels. Keys of JSON objects may be dotted.
+`action` may be a constant instead of a column: {"action": "search"}. Without a map, the columns have the
+names of the events table. A category is a JSON list, or text with ">" between its levels. Keys of JSON
+objects may be dotted.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +30,7 @@ Reader = Callable[[str | None], str]
 
 
 def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | None = None) -> Provenance:
-    """Read the log `path`, and the items and users files that `columns` names (relative to the log's folder)."""
+    """Read the log `path`, and the items and users files that `columns` names (in its folder)."""
     if path is None:
         raise SourceError("files: expected the path of a CSV, JSON-lines or Parquet file; found none")
     roles = dict(columns) if columns else {name: name for name in EVENTS.names}
@@ -133,7 +134,8 @@ def _items(workspace: Workspace, folder: Path, roles: dict[str, Any]) -> None:
         CREATE OR REPLACE VIEW raw_items AS
         SELECT {read(roles.get("item_id", "item_id"))} AS item_id, {read(roles.get("title"))} AS title,
                CASE WHEN {category} LIKE '[%' THEN try_cast({category} AS JSON) ->> '$[*]'
-                    ELSE list_transform(string_split({category}, '>'), lambda level: trim(level)) END AS category,
+                    ELSE list_transform(string_split({category}, '>'), lambda level: trim(level))
+               END AS category,
                {read(roles.get("brand"))} AS brand, {attributes} AS attributes,
                try_cast({read(roles.get("price"))} AS DOUBLE) AS price
         FROM item_file

@@ -1,8 +1,9 @@
 """Google Analytics 4, the BigQuery export: JSON lines or Parquet with nested event_params and items.
 
-Rows may come up to three days late: import them into the same folder again, equal events collapse. Times are the
-export's event_timestamp (microseconds, UTC). An event with several items is one event per item, and counts as many
-rows. Events that say nothing about a query or an item (page_view, session_start, ...) are rejected with a reason.
+Rows may come up to three days late: import them into the same folder again, equal events collapse. Times
+are the export's event_timestamp (microseconds, UTC). An event with several items is one event per item, and
+counts as many rows. Events that say nothing about a query or an item (page_view, session_start, ...) are
+rejected with a reason.
 """
 
 from collections.abc import Mapping
@@ -40,7 +41,8 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
         CREATE OR REPLACE TABLE ga4 AS
         SELECT file, _row, line, json, {action_sql("event_name", EVENT_NAMES)} AS action,
                {_parameter("search_term")} AS search_term, {_parameter("ga_session_id")} AS session_id,
-               coalesce({_parameter("transaction_id")}, json ->> '$.ecommerce.transaction_id') AS transaction_id,
+               coalesce({_parameter("transaction_id")}, json ->> '$.ecommerce.transaction_id')
+                   AS transaction_id,
                CASE WHEN len(items) = 0 THEN [NULL::JSON] ELSE items END AS items
         FROM (SELECT *, json ->> '$.event_name' AS event_name, json -> '$.event_params[*]' AS params,
                      coalesce(json -> '$.items[*]', []::JSON[]) AS items
@@ -51,7 +53,8 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
         SELECT file, _row AS row, line AS content,
                CASE WHEN json IS NULL THEN 'not a JSON object' END AS reason,
                coalesce(nullif(json ->> '$.user_id', ''), json ->> '$.user_pseudo_id') AS user_id,
-               json ->> '$.event_timestamp' AS ts, action, search_term AS query, item ->> '$.item_id' AS item_id,
+               json ->> '$.event_timestamp' AS ts, action, search_term AS query,
+               item ->> '$.item_id' AS item_id,
                transaction_id AS request_id,
                coalesce(item ->> '$.item_list_index', item ->> '$.index') AS position, session_id,
                NULL::VARCHAR AS search_ts

@@ -56,10 +56,11 @@ def _empty_entities(workspace: Workspace) -> None:
     columns = ", ".join(f"NULL::{kind} AS {name}" for name, kind in RAW_COLUMNS.items())
     workspace.db.execute(f"CREATE VIEW raw AS SELECT {columns} WHERE false")
     workspace.db.execute(
-        "CREATE VIEW raw_items AS SELECT NULL::VARCHAR AS item_id, NULL::VARCHAR AS title, NULL::VARCHAR[] AS category, "
-        "NULL::VARCHAR AS brand, NULL::MAP(VARCHAR, VARCHAR) AS attributes, NULL::DOUBLE AS price WHERE false"
+        "CREATE VIEW raw_items AS SELECT NULL::VARCHAR AS item_id, NULL::VARCHAR AS title, "
+        "NULL::VARCHAR[] AS category, NULL::VARCHAR AS brand, NULL::MAP(VARCHAR, VARCHAR) AS attributes, NULL::DOUBLE AS price WHERE false"
     )
     workspace.db.execute(
-        "CREATE VIEW raw_users AS SELECT NULL::VARCHAR AS user_id, NULL::MAP(VARCHAR, VARCHAR) AS profile WHERE false"
+        "CREATE VIEW raw_users AS SELECT NULL::VARCHAR AS user_id, "
+        "NULL::MAP(VARCHAR, VARCHAR) AS profile WHERE false"
     )
     workspace.db.execute("CREATE TABLE malformed (file VARCHAR, row BIGINT, content VARCHAR, reason VARCHAR)")

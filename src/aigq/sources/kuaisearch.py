@@ -1,9 +1,9 @@
 """KuaiSearch: raw Chinese queries of a short-video shop with impressions, clicks and purchases.
 
-A folder with rank.jsonl (one impression a line) and recall.jsonl (one search a line), users.jsonl and items.jsonl.
-`time_index` orders the searches but is no time: it becomes START plus as many minutes, so order is real and
-distances are not; the dataset's session_id is kept. A line counts once for each thing it tells: the search, and each
-click and purchase.
+A folder with rank.jsonl (one impression a line) and recall.jsonl (one search a line), users.jsonl and
+items.jsonl. `time_index` orders the searches but is no time: it becomes START plus as many minutes, so
+order is real and distances are not; the dataset's session_id is kept. A line counts once for each thing it
+tells: the search, and each click and purchase.
 """
 
 from collections.abc import Mapping
@@ -39,7 +39,8 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
         SELECT file, _row, line, json, 'click', item, list_position(json ->> '$.impressed_item_ids[*]', item)
         FROM (SELECT *, unnest(json ->> '$.clicked_item_ids[*]') AS item FROM kuai)
         UNION ALL
-        SELECT file, _row, line, json, 'purchase', item, list_position(json ->> '$.impressed_item_ids[*]', item)
+        SELECT file, _row, line, json, 'purchase', item,
+               list_position(json ->> '$.impressed_item_ids[*]', item)
         FROM (SELECT *, unnest(json ->> '$.purchased_item_ids[*]') AS item FROM kuai)
     """
     workspace.db.execute(f"""
@@ -50,7 +51,8 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
                TIMESTAMP '{START}' + to_minutes(try_cast(json ->> '$.time_index' AS BIGINT)) AS ts,
                action, json ->> '$.query' AS query, item_id,
                concat_ws('-', json ->> '$.session_id', json ->> '$.time_index') AS request_id,
-               position::VARCHAR AS position, json ->> '$.session_id' AS session_id, NULL::TIMESTAMP AS search_ts
+               position::VARCHAR AS position, json ->> '$.session_id' AS session_id,
+               NULL::TIMESTAMP AS search_ts
         FROM ({told})
     """)
     _users(workspace, path / "users.jsonl")
@@ -84,7 +86,8 @@ def _items(workspace: Workspace, path: Path) -> None:
         SELECT json ->> '$.item_id' AS item_id, json ->> '$.item_title' AS title,
                list_filter([{levels}], lambda name: name <> 'UNKNOWN') AS category,
                json ->> '$.brand_name' AS brand,
-               CASE WHEN json ->> '$.seller_name' IS NOT NULL THEN MAP {{'seller': json ->> '$.seller_name'}} END
+               CASE WHEN json ->> '$.seller_name' IS NOT NULL
+                   THEN MAP {{'seller': json ->> '$.seller_name'}} END
                    AS attributes,
                NULL::DOUBLE AS price
         FROM kuai_items

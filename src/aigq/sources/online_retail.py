@@ -1,15 +1,16 @@
-"""UCI Online Retail: two years' ends of a gift shop's invoices; every query is the head noun phrase of a title.
+"""UCI Online Retail: a gift shop's invoices; every query is the head noun phrase of a title.
 
 The rule of `head_phrase`, for "SET OF 3 CAKE TINS PANTRY DESIGN" -> "cake tins":
 
 1. lower case; counts and measures go ("set of 3", "pack of 72", "3 tier", "50's");
 2. the title ends before "with", "in", "for", "and" and the like, unless nothing would be left;
 3. colours, sizes and pattern names go ("red", "large", "retrospot", "design");
-4. the head is the last word that names a product (`NOUNS`); the phrase is the head and the word before it, or the
-   whole compound if it is one of `COMPOUNDS` ("hot water bottle"); without such a word, the last two words.
+4. the head is the last word that names a product (`NOUNS`); the phrase is the head and the word before it,
+   or the whole compound if it is one of `COMPOUNDS` ("hot water bottle"); without such a word, the last two
+   words.
 
-Each invoice, title phrase and customer is one search at the invoice's time. Cancellations, adjustments and lines that
-are not products (postage, fees) are rejected with a reason.
+Each invoice, title phrase and customer is one search at the invoice's time. Cancellations, adjustments and
+lines that are not products (postage, fees) are rejected with a reason.
 """
 
 import re
@@ -36,32 +37,37 @@ COLUMNS = (
 NOT_PRODUCTS = ("POST", "DOT", "M", "C2", "D", "S", "BANK CHARGES", "AMAZONFEE", "CRUK", "B", "PADS")
 
 _COUNT = re.compile(
-    r"\b(?:set|pack|box|bag|pair|piece)s?\s*(?:of|/)\s*\d+|\b(?:set|pack)\s*\d+|\bpack of\b|\bset of\b|\bpair of\b"
+    r"\b(?:set|pack|box|bag|pair|piece)s?\s*(?:of|/)\s*\d+|\b(?:set|pack)\s*\d+"
+    r"|\bpack of\b|\bset of\b|\bpair of\b"
     r"|\bs/\d+|\d+\s*(?:cm|m|g|pc|pcs|piece|tier|led|drawer|hook|bulb|asst)\b|\b\d+'?s\b|\d+"
 )
 _STOP = re.compile(r"\b(?:with|in|for|and|on|to|from|w|by|made)\b|[+&,(]")
-STYLES = frozenset(
-    """red pink blue white black green ivory silver gold yellow purple cream orange brown grey gray turquoise amber
-    copper multicolour multicoloured pastel coloured colour clear small large medium mini big giant tall round square
-    oval assorted asst asstd design designs print retrospot polkadot spotty spot paisley vintage retro antique classic
-    traditional funky new style finish regency baroque gingham spaceboy woodland skull skulls suki dolly girl
-    scandinavian victorian edwardian english french rustic natural bakelike skullstripe charm pantry union flag
-    keep calm apple apples strawberry i love the your a an s t's is of""".split()
-)
-NOUNS = frozenset(
-    """bag bags holder holders cakestand bunting ornament ornaments tin tins case cases chalkboard set kit shopper box boxes
-    teacup frame frames mould moulds clock light lights napkin napkins ribbon ribbons card cards pad bowl bowls bottle
-    bottles sign signs peg pegs doormat rack cutter cutters plasters warmer harmonica candle candles block game drawer
-    cabinet necklace bracelet earrings decoration decorations art mug mugs cover wrap egg eggs cushion cushions mirror ring
-    garland hook hooks jar jars lantern lanterns purse magnet magnets book basket baskets knob reel tape sticker stickers
-    hanger wreath doily doilies tissues toy jigsaw pan towel parasol umbrella apron wallet doorstop plant bin chain jug
-    lamp lampshade watering mobile shelf coaster coasters sketchbook soap calendar chandelier candleholder tray trays plate
-    plates notebook pencil pencils pen pens incense bell bells kettle teapot cup cups dish spoon spoons fork cutlery
-    tablecloth scales thermometer lamps throw slippers scarf gloves hat brooch hairclip hairband keyring key-ring charm
-    charms letter letters tile tiles photo trinket stand drop crystal star stars heart hearts tree tray tidy picture
-    playhouse puzzle skittles dominoes ball balls balloon balloons tea-light t-light straws parasols planter pot pots seeds
-    birdhouse feeder trowel gnome sack stocking crackers cracker postcard wallpaper alarm radio torch fan tube""".split()
-)
+_STYLES = """
+red pink blue white black green ivory silver gold yellow purple cream orange brown grey gray turquoise
+amber copper multicolour multicoloured pastel coloured colour clear small large medium mini big giant tall
+round square oval assorted asst asstd design designs print retrospot polkadot spotty spot paisley vintage
+retro antique classic traditional funky new style finish regency baroque gingham spaceboy woodland skull
+skulls suki dolly girl scandinavian victorian edwardian english french rustic natural bakelike skullstripe
+charm pantry union flag keep calm apple apples strawberry i love the your a an s t's is of
+"""
+STYLES = frozenset(_STYLES.split())
+_NOUNS = """
+bag bags holder holders cakestand bunting ornament ornaments tin tins case cases chalkboard set kit
+shopper box boxes teacup frame frames mould moulds clock light lights napkin napkins ribbon ribbons card
+cards pad bowl bowls bottle bottles sign signs peg pegs doormat rack cutter cutters plasters warmer
+harmonica candle candles block game drawer cabinet necklace bracelet earrings decoration decorations art
+mug mugs cover wrap egg eggs cushion cushions mirror ring garland hook hooks jar jars lantern lanterns
+purse magnet magnets book basket baskets knob reel tape sticker stickers hanger wreath doily doilies
+tissues toy jigsaw pan towel parasol umbrella apron wallet doorstop plant bin chain jug lamp lampshade
+watering mobile shelf coaster coasters sketchbook soap calendar chandelier candleholder tray trays plate
+plates notebook pencil pencils pen pens incense bell bells kettle teapot cup cups dish spoon spoons fork
+cutlery tablecloth scales thermometer lamps throw slippers scarf gloves hat brooch hairclip hairband
+keyring key-ring charm charms letter letters tile tiles photo trinket stand drop crystal star stars heart
+hearts tree tidy picture playhouse puzzle skittles dominoes ball balls balloon balloons tea-light t-light
+straws parasols planter pot pots seeds birdhouse feeder trowel gnome sack stocking crackers cracker
+postcard wallpaper alarm radio torch fan tube
+"""
+NOUNS = frozenset(_NOUNS.split())
 COMPOUNDS = (
     "hot water bottle",
     "paper chain kit",
@@ -116,7 +122,8 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     workspace.db.register("phrase_table", table)
     workspace.db.execute("CREATE OR REPLACE TABLE phrases AS SELECT * FROM phrase_table")
     codes = ", ".join(sql(code) for code in NOT_PRODUCTS)
-    time = "strftime(try_strptime(InvoiceDate::VARCHAR, ['%Y-%m-%d %H:%M:%S', '%m/%d/%Y %H:%M']), '%Y-%m-%d %H:%M:%S')"
+    formats = "['%Y-%m-%d %H:%M:%S', '%m/%d/%Y %H:%M']"
+    time = f"strftime(try_strptime(InvoiceDate::VARCHAR, {formats}), '%Y-%m-%d %H:%M:%S')"
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw AS
         SELECT {sql(path.name)} AS file, _row AS row, concat_ws(',', {", ".join(COLUMNS)}) AS content,
@@ -126,7 +133,8 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
                     WHEN coalesce(try_cast(Quantity AS DOUBLE), 0) <= 0 THEN 'quantity is not positive'
                     WHEN phrase IS NULL OR phrase = '' THEN 'no title'
                END AS reason,
-               regexp_replace(CustomerID::VARCHAR, '\\.0$', '') AS user_id, {time} AS ts, 'purchase' AS action,
+               regexp_replace(CustomerID::VARCHAR, '\\.0$', '') AS user_id, {time} AS ts,
+               'purchase' AS action,
                phrase AS query, StockCode AS item_id, InvoiceNo AS request_id,
                NULL::VARCHAR AS position, NULL::VARCHAR AS session_id, {time} AS search_ts
         FROM retail LEFT JOIN phrases USING (Description)

@@ -1,22 +1,23 @@
-"""Product types of a supermarket's till as the words a shopper would type: the constructed queries of `journey`.
+"""Product types of a supermarket's till as a shopper's words: the constructed queries of `journey`.
 
 The rule, for "SFT DRNK 2 LITER BTL CARB INCL" -> "2 liter soft drink":
 
 1. A type listed in `NAMES` has its name from there: the most bought types and those that no rule can read.
-2. Otherwise: lower case; notes in brackets go, but "(hot)" and "(cold)" stay; "HEAD: REST" and "SEAFOOD-FRZ-REST"
-   become "REST HEAD" by `HEADS`; a fruit or vegetable in front goes last ("APPLES GALA" -> "gala apples"), a kind
-   of treatment goes first ("POPCORN - MICROWAVE" -> "microwave popcorn").
+2. Otherwise: lower case; notes in brackets go, but "(hot)" and "(cold)" stay; "HEAD: REST" and
+   "SEAFOOD-FRZ-REST" become "REST HEAD" by `HEADS`; a fruit or vegetable in front goes last ("APPLES GALA"
+   -> "gala apples"), a kind of treatment goes first ("POPCORN - MICROWAVE" -> "microwave popcorn").
 3. Abbreviations are expanded word by word by `WORDS`; filler words by `FILLER` go; a word is said once.
 4. A type that says only how, not what ("PREMIUM", "LEAN", "ECONOMY - MEAT") gets the noun of its category.
-5. Types that now share a name are told apart by their filler words, then by their category; types that still share
-   it mean the same ("DRIED FRUIT" and "DRIED FRUIT - OTHER").
+5. Types that now share a name are told apart by their filler words, then by their category; types that
+   still share it mean the same ("DRIED FRUIT" and "DRIED FRUIT - OTHER").
 """
 
 import re
 from collections import defaultdict
 from collections.abc import Mapping
 
-from aigq.sources.product_words import FILLER, FRONT, HEADS, LAST, NAMES, NOUNS, VAGUE, WORDS
+from aigq.sources.product_names import NAMES
+from aigq.sources.product_words import FILLER, FRONT, HEADS, LAST, NOUNS, VAGUE, WORDS
 
 _TOKEN = re.compile(r"\d+(?:\.\d+)?%?|bone-in|[a-z][a-z']*")
 

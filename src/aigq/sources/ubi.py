@@ -1,9 +1,10 @@
-"""User Behavior Insights 1.3.0: the events and queries that the search engine's UBI plugin and its clients record.
+"""User Behavior Insights 1.3.0: the events and queries of a search engine's UBI plugin and its clients.
 
-PATH is one file or a folder of files: JSON lines (also OpenSearch's bulk format, whose index lines carry no data) or
-Parquet. A line with action_name is an event, a line with user_query alone is a query, which becomes a search. An event
-without user_query has the text of its query_id. Several records of one search (query, "search", "view_search_results")
-share their query_id and become one event at the earliest of their times.
+PATH is one file or a folder of files: JSON lines (also OpenSearch's bulk format, whose index lines carry no
+data) or Parquet. A line with action_name is an event, a line with user_query alone is a query, which
+becomes a search. An event without user_query has the text of its query_id. Several records of one search
+(query, "search", "view_search_results") share their query_id and become one event at the earliest of their
+times.
 """
 
 from collections.abc import Mapping
@@ -61,7 +62,8 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     workspace.db.execute("""
         CREATE OR REPLACE VIEW raw_items AS
         SELECT DISTINCT json ->> '$.event_attributes.object.object_id' AS item_id,
-               coalesce(json ->> '$.event_attributes.object.description', json ->> '$.event_attributes.object.title')
+               coalesce(json ->> '$.event_attributes.object.description',
+                        json ->> '$.event_attributes.object.title')
                    AS title,
                NULL::VARCHAR[] AS category,
                json ->> '$.event_attributes.object.object_detail.brand' AS brand,
@@ -81,12 +83,14 @@ def _raw(workspace: Workspace) -> None:
             SELECT query_id AS id, min(user_query) AS text FROM ubi
             WHERE query_id IS NOT NULL AND user_query IS NOT NULL GROUP BY 1
         ), named AS (
-            SELECT ubi.*, CASE WHEN action_name IS NULL THEN 'search' ELSE {action_sql("action_name", known)} END
+            SELECT ubi.*,
+                   CASE WHEN action_name IS NULL THEN 'search' ELSE {action_sql("action_name", known)} END
                        AS action,
                    coalesce(user_query, text) AS known_query
             FROM ubi LEFT JOIN texts ON id = query_id
         ), timed AS (
-            SELECT *, CASE WHEN action = 'search' THEN coalesce(known_query, message) ELSE known_query END AS query
+            SELECT *,
+                   CASE WHEN action = 'search' THEN coalesce(known_query, message) ELSE known_query END AS query
             FROM named
         )
         SELECT file, _row AS row, line AS content,
@@ -95,10 +99,11 @@ def _raw(workspace: Workspace) -> None:
                    THEN min(ts) OVER (PARTITION BY user_id, query_id, action, query) ELSE ts END AS ts,
                action, query,
                CASE WHEN action <> 'search' THEN coalesce(json ->> '$.event_attributes.object.object_id',
-                                                          json ->> '$.event_attributes.object.internal_id') END
+                   json ->> '$.event_attributes.object.internal_id') END
                    AS item_id,
                query_id AS request_id,
-               CASE WHEN action <> 'search' THEN json ->> '$.event_attributes.position.ordinal' END AS position,
+               CASE WHEN action <> 'search' THEN json ->> '$.event_attributes.position.ordinal' END
+                   AS position,
                coalesce(json ->> '$.session_id', json ->> '$.event_attributes.session_id') AS session_id,
                NULL::VARCHAR AS search_ts
         FROM timed

@@ -72,11 +72,11 @@ class Workspace:
         self.require(view, path, needed)
 
     def json_rows(self, table: str, paths: Sequence[Path]) -> None:
-        """A table of objects from JSON-lines or Parquet files: file, _row, line (text), json (null: no object).
+        """A table of objects from JSON lines or Parquet: file, _row, line (text), json (null: no object).
 
         Blank lines are not rows.
         """
-        parts = []
+        parts: list[str] = []
         for path in paths:
             if path.suffix == ".parquet":
                 view = f"{table}_{len(parts)}"
@@ -116,7 +116,8 @@ class Workspace:
         names = ", ".join(sql(path) for path in files)
         try:
             self.db.execute(
-                f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS _row "
+                f"CREATE OR REPLACE VIEW {view} AS "
+                "SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS _row "
                 f"FROM read_parquet([{names}], file_row_number = true, union_by_name = true)"
             )
         except duckdb.Error as error:
@@ -166,8 +167,8 @@ class Workspace:
             "CREATE TABLE IF NOT EXISTS malformed (file VARCHAR, row BIGINT, content VARCHAR, reason VARCHAR)"
         )
         self.db.execute(
-            f"INSERT INTO malformed SELECT DISTINCT {sql(path.name)}, line, any_value(csv_line), 'malformed CSV line' "
-            "FROM reject_errors GROUP BY line"
+            f"INSERT INTO malformed SELECT {sql(path.name)}, line, any_value(csv_line), "
+            "'malformed CSV line' FROM reject_errors GROUP BY line"
         )
         self.db.execute("DROP TABLE reject_errors")
         self.db.execute("DROP TABLE reject_scans")

@@ -1,4 +1,4 @@
-"""From checked rows to the four tables: collapse duplicates, merge with what is there, replace the files at once."""
+"""From checked rows to tables: collapse duplicates, merge with what is there, replace the files at once."""
 
 import hashlib
 import json
@@ -79,7 +79,7 @@ def _read_old(workspace: Workspace, out: Path) -> bool:
 
 
 def _merge_events(workspace: Workspace, old: bool) -> dict[str, int]:
-    """One event per key. Of equal events the smallest position and session are kept, in any order of input."""
+    """One event per key; of equal events the smallest position and session, whatever the input's order."""
     before = f"SELECT {_COLUMNS}, 0 AS origin FROM old_events UNION ALL" if old else ""
     workspace.db.execute(f"""
         CREATE OR REPLACE TABLE events AS
@@ -133,8 +133,8 @@ def _fingerprint(workspace: Workspace) -> str:
         columns = ", ".join(f"{column}::VARCHAR" for column in IMPORTED_TABLES[name].names)
         row = f"md5(to_json([{columns}])::VARCHAR)"
         total = workspace.rows(
-            f"SELECT count(*), sum(('0x' || left({row}, 15))::BIGINT::HUGEINT), sum(('0x' || right({row}, 15))::BIGINT"
-            f"::HUGEINT) FROM {name}"
+            f"SELECT count(*), sum(('0x' || left({row}, 15))::BIGINT::HUGEINT), "
+            f"sum(('0x' || right({row}, 15))::BIGINT::HUGEINT) FROM {name}"
         )[0]
         digest.update(f"{name} {total[0]} {total[1]} {total[2]}\n".encode())
     return digest.hexdigest()

@@ -1,0 +1,210 @@
+"""What the model reads. Paper section 3.1; METHOD section 2.
+
+A prompt is a list of pieces, and every piece is either one special token or one text that ends with the
+separator `;;`. Pieces are tokenised on their own, so that a query is the same tokens wherever it stands:
+in the favourites, in the trend, in a behaviour, in the generated list. Copying is then a lookup.
+
+    <profile><age=45-54> <favourites>whole milk;;white bread;; <trending>egg nog;; <december><friday>
+    <behaviours><1><today><search>iphone 17;;<2><1_day_ago><click>phone case;; <queries>
+
+`<1>` is the most recent behaviour, so an index means the same thing however long the history is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from aigq.config import PromptConfig
+    from aigq.prepared import CausalCounts, Moment
+
+SEPARATOR = ";;"
+SECTIONS = ("<profile>", "<favourites>", "<trending>", "<behaviours>", "<queries>")
+ACTION_TOKENS = {action: f"<{action}>" for action in ("search", "click", "cart", "purchase")}
+WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+MONTHS = tuple("january february march april may june july august september october november december".split())
+_EPOCH = date(1970, 1, 1)
+_DAY_STEPS = (0, 1, 2, 3, 4, 5, 6, 7, 14, 21, 28, 60, 90, 180, 365)
+
+
+class Behaviour(NamedTuple):
+    """One line of the history, paper schema `index | time | behaviour | content` without its index."""
+
+    days_ago: int
+    action: str
+    text: str
+
+
+@dataclass(frozen=True)
+class PromptParts:
+    """Everything a prompt may say about one moment; behaviours are oldest first."""
+
+    behaviours: Sequence[Behaviour]
+    profile: Sequence[tuple[str, str]] = ()
+    favourites: Sequence[str] = ()
+    trending: Sequence[str] = ()
+    day: int | None = None
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """A prompt before tokenisation. Head and tail always stay; records are dropped from the front."""
+
+    head: list[str]
+    records: list[list[str]] = field(default_factory=list)
+    tail: list[str] = field(default_factory=list)
+
+
+def clean(text: str) -> str:
+    """Text that cannot be mistaken for a separator or a special token."""
+    return " ".join(text.replace(SEPARATOR, "; ").replace("<", " ").replace(">", " ").split()).rstrip("; ")
+
+
+def time_token(days_ago: int) -> str:
+    """`<today>`, `<1_day_ago>` ... `<6_days_ago>`, then weeks, months and a year: 15 tokens in all."""
+    days = max(step for step in _DAY_STEPS if step <= max(days_ago, 0))
+    if days == 0:
+        return "<today>"
+    number, unit = (days, "day") if days < 7 else (days // 7, "week") if days < 60 else (days // 30, "month")
+    return f"<{number}_{unit}{'s' if number > 1 else ''}_ago>"
+
+
+def special_tokens(config: PromptConfig, profiles: Iterable[dict[str, str]]) -> list[str]:
+    """All special tokens of a compressed prompt, in a fixed order; profile values come from `profiles`."""
+    values = sorted({f"<{name}={value}>" for p in profiles for name, value in p.items() if name in config.profile})
+    return [
+        *SECTIONS,
+        *ACTION_TOKENS.values(),
+        *dict.fromkeys(time_token(days) for days in _DAY_STEPS),
+        *(f"<{weekday}>" for weekday in WEEKDAYS),
+        *(f"<{month}>" for month in MONTHS),
+        *(f"<{i}>" for i in range(1, config.max_behaviours + 1)),
+        *values,
+    ]
+
+
+def compressed(parts: PromptParts) -> Pieces:
+    """The paper's compressed prompt: special tokens for small vocabularies, no instruction text."""
+    head: list[str] = []
+    if parts.profile:
+        head += ["<profile>", *(f"<{name}={value}>" for name, value in parts.profile)]
+    if parts.favourites:
+        head += ["<favourites>", *(clean(q) + SEPARATOR for q in parts.favourites)]
+    if parts.trending:
+        head += ["<trending>", *(clean(q) + SEPARATOR for q in parts.trending)]
+    if parts.day is not None:
+        today = _EPOCH + timedelta(days=parts.day)
+        head += [f"<{MONTHS[today.month - 1]}>", f"<{WEEKDAYS[today.weekday()]}>"]
+    n = len(parts.behaviours)
+    records = [
+        [f"<{n - i}>", time_token(b.days_ago), ACTION_TOKENS[b.action], clean(b.text) + SEPARATOR]
+        for i, b in enumerate(parts.behaviours)
+    ]
+    return Pieces([*head, "<behaviours>"], records, ["<queries>"])
+
+
+def verbose(parts: PromptParts) -> Pieces:
+    """The uncompressed prompt of the ablation: plain sentences, one line a behaviour."""
+    head = ["Recommend the next search queries of this shopper, most likely first, each followed by ;;\n"]
+    if parts.profile:
+        head.append("Profile: " + ", ".join(f"{name} {value}" for name, value in parts.profile) + "\n")
+    if parts.favourites:
+        head += ["Most frequent queries: ", *(clean(q) + SEPARATOR for q in parts.favourites), "\n"]
+    if parts.trending:
+        head += ["Trending in the shop: ", *(clean(q) + SEPARATOR for q in parts.trending), "\n"]
+    if parts.day is not None:
+        today = _EPOCH + timedelta(days=parts.day)
+        head.append(f"Today is a {WEEKDAYS[today.weekday()]} in {MONTHS[today.month - 1]}.\n")
+    n = len(parts.behaviours)
+    records = [
+        [f"{n - i} | {time_token(b.days_ago)[1:-1].replace('_', ' ')} | {b.action} | ", clean(b.text) + SEPARATOR]
+        for i, b in enumerate(parts.behaviours)
+    ]
+    return Pieces([*head, "Behaviours: index | time | behaviour | content\n"], records, ["\nQueries: "])
+
+
+class PromptWriter:
+    """Gathers the parts of a prompt for a moment, using nothing later than the moment.
+
+    Args:
+        config: which fields, how long.
+        profiles: user_id -> profile.
+        trend: causal counts at `config.trending_half_life_days`.
+        k_users: trending text needs this many distinct users, like any text that is learned or served.
+    """
+
+    def __init__(
+        self, config: PromptConfig, profiles: dict[str, dict[str, str]], trend: CausalCounts, k_users: int
+    ) -> None:
+        self._config, self._profiles, self._trend, self._k_users = config, profiles, trend, k_users
+        self._trending: dict[int, list[str]] = {}
+
+    def parts(self, moment: Moment) -> PromptParts:
+        """The parts for one moment."""
+        config = self._config
+        recent = moment.history.slice(max(0, moment.history.num_rows - config.max_behaviours))
+        columns = (recent[c].to_pylist() for c in ("day", "action", "text"))
+        profile = self._profiles.get(moment.user_id, {})
+        return PromptParts(
+            behaviours=[Behaviour(moment.day - day, a, t) for day, a, t in zip(*columns, strict=True)],
+            profile=[(name, profile[name]) for name in config.profile if name in profile],
+            favourites=favourites(moment, config.favourites, config.favourites_half_life_days),
+            trending=self._top(moment.day),
+            day=moment.day if config.calendar else None,
+        )
+
+    def pieces(self, moment: Moment) -> Pieces:
+        """The prompt of one moment in the configured style."""
+        return (compressed if self._config.style == "compressed" else verbose)(self.parts(moment))
+
+    def _top(self, day: int) -> list[str]:
+        if day not in self._trending:
+            top = self._trend.top(day, self._config.trending, self._k_users) if self._config.trending else []
+            self._trending[day] = [query for query, _ in top]
+        return self._trending[day]
+
+
+def favourites(moment: Moment, n: int, half_life_days: float) -> list[str]:
+    """The user's n most frequent own queries, each issue decayed by its age; ties go to the later one."""
+    rows = moment.history.num_rows
+    if n == 0 or rows == 0:
+        return []
+    column = moment.history["query"].combine_chunks().dictionary_encode()
+    codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+    known = codes >= 0
+    days = moment.history["day"].to_numpy()[known]
+    weights = 0.5 ** ((moment.day - days) / half_life_days)
+    size = len(column.dictionary)
+    counts = np.bincount(codes[known], weights, size)
+    last = np.full(size, -1)
+    np.maximum.at(last, codes[known], np.flatnonzero(known))
+    best = np.lexsort((-last, -counts))[:n]
+    return [column.dictionary[int(i)].as_py() for i in best]
+
+
+def fit_to_budget(head: int, records: Sequence[int], tail: int, budget: int) -> int:
+    """How many of the oldest records to drop so that the prompt fits; a record is never cut inside.
+
+    Args:
+        head, tail: token counts of the fixed parts.
+        records: token counts, oldest first.
+        budget: longest prompt in tokens.
+    """
+    total, dropped = head + tail + sum(records), 0
+    while total > budget and dropped < len(records):
+        total -= records[dropped]
+        dropped += 1
+    return dropped
+
+
+def profiles_of(users: pa.Table) -> dict[str, dict[str, str]]:
+    """user_id -> profile from the users table."""
+    profiles = (dict(p or []) for p in users["profile"].to_pylist())
+    return dict(zip(users["user_id"].to_pylist(), profiles, strict=True))

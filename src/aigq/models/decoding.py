@@ -1,0 +1,148 @@
+"""Drawing lists from the model: batched, with a KV cache, without repeats, only text that may be served.
+
+The queries that may be served form a prefix tree over tokens. At every step a row may only take a token that
+continues a query of its tree and that still leads to one not yet in its list. So a finished query is never a
+repeat, and text that fewer than k users issued cannot be written at all (METHOD section 4; privacy).
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import LogitsProcessor, PreTrainedModel
+
+from aigq.models.vocabulary import Vocabulary
+
+
+@dataclass
+class Node:
+    """A prefix: its continuations, how many queries lie below, and which query ends here."""
+
+    children: dict[int, "Node"] = field(default_factory=dict)
+    below: int = 0
+    query: int = -1
+    allowed: torch.Tensor | None = None  # (children,) token ids, made once
+
+
+class QueryTree:
+    """The prefix tree of a set of queries."""
+
+    def __init__(self, queries: Iterable[str], vocabulary: Vocabulary) -> None:
+        self.root = Node()
+        self.queries = sorted(queries)
+        for number, query in enumerate(self.queries):
+            node = self.root
+            node.below += 1
+            for token in vocabulary.encode_query(query):
+                node = node.children.setdefault(token, Node())
+                node.below += 1
+            node.query = number
+
+
+class _Row:
+    """Where one list stands: its node, and for each node the children with nothing left to say."""
+
+    def __init__(self, tree: QueryTree) -> None:
+        self.tree = tree
+        self.path: list[tuple[Node, int]] = []  # from the root: (node, token taken there)
+        self.node = tree.root
+        self.found: list[int] = []
+        self.used: dict[int, int] = {}  # id of a node -> queries below it that are in the list
+        self.spent: dict[int, list[int]] = {}  # id of a node -> tokens that lead only to repeats
+
+    def advance(self, token: int) -> None:
+        self.path.append((self.node, token))
+        self.node = self.node.children[token]
+        if self.node.query >= 0:
+            self.found.append(self.node.query)
+            for parent, taken in self.path:
+                child = parent.children[taken]
+                self.used[id(child)] = self.used.get(id(child), 0) + 1
+                if self.used[id(child)] == child.below:
+                    self.spent.setdefault(id(parent), []).append(taken)
+            self.path, self.node = [], self.tree.root
+
+    def finished(self, length: int) -> bool:
+        return len(self.found) >= min(length, self.tree.root.below)
+
+
+class ListProcessor(LogitsProcessor):
+    """Keeps every row of a batch inside its tree and ends it after `length` queries."""
+
+    def __init__(self, trees: Sequence[QueryTree], length: int, end: int, prompt_width: int) -> None:
+        self.rows = [_Row(tree) for tree in trees]
+        self._length, self._end, self._width = length, end, prompt_width
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Mask scores (B, V): minus infinity for every token that a row may not take."""
+        if input_ids.shape[1] > self._width:
+            for row, token in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
+                if not row.finished(self._length):
+                    row.advance(token)
+        masked = torch.full_like(scores, -torch.inf)
+        at: dict[int, tuple[Node, list[int]]] = {}  # rows that stand at the same node are masked together
+        ended: list[int] = []
+        spent: list[tuple[int, int]] = []
+        for i, row in enumerate(self.rows):
+            if row.finished(self._length):
+                ended.append(i)
+                continue
+            at.setdefault(id(row.node), (row.node, []))[1].append(i)
+            spent += [(i, token) for token in row.spent.get(id(row.node), ())]
+        for node, here in at.values():
+            if node.allowed is None or node.allowed.device != scores.device:
+                node.allowed = torch.tensor(list(node.children), device=scores.device)
+            index = torch.tensor(here, device=scores.device)[:, None]
+            masked[index, node.allowed] = scores[index, node.allowed]
+        if spent:
+            index = torch.tensor(spent, device=scores.device)
+            masked[index[:, 0], index[:, 1]] = -torch.inf
+        if ended:
+            masked[ended, self._end] = 0
+        return masked  # type: ignore[return-value]
+
+    def lists(self) -> list[list[str]]:
+        """The finished queries of each row, in order."""
+        return [[row.tree.queries[i] for i in row.found] for row in self.rows]
+
+
+@torch.inference_mode()
+def generate_lists(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    prompts: Sequence[Sequence[int]],
+    trees: Sequence[QueryTree],
+    length: int,
+    *,
+    temperature: float = 0.0,
+    top_k: int = 100,
+    tokens_per_query: int = 6,
+) -> list[list[str]]:
+    """Lists of at most `length` distinct queries for one batch of prompts.
+
+    Args:
+        prompts: token ids per row; padded on the left here.
+        trees: per row, what may be written.
+        temperature: 0 is greedy; otherwise sampled from the top_k tokens.
+    """
+    width = max(len(p) for p in prompts)
+    ids = torch.full((len(prompts), width), vocabulary.pad)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    processor = ListProcessor(trees, length, vocabulary.end, width)
+    sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {"do_sample": False}
+    was_training = model.training
+    model.eval()
+    model.generate(
+        ids.to(model.device),
+        attention_mask=mask.to(model.device),
+        max_new_tokens=length * tokens_per_query + 1,
+        logits_processor=[processor],
+        pad_token_id=vocabulary.pad,
+        eos_token_id=vocabulary.end,
+        **sampling,
+    )
+    model.train(was_training)
+    return processor.lists()

@@ -1,0 +1,95 @@
+"""AIGQ-Direct as a recall channel: history in, an ordered list of queries out. Paper section 3."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from aigq.config import Config
+from aigq.errors import StageError
+from aigq.history.prompt import PromptParts, PromptWriter, compressed, profiles_of, verbose
+from aigq.models import generator
+from aigq.models.decoding import QueryTree, generate_lists
+from aigq.models.vocabulary import Vocabulary
+from aigq.prepared import CausalCounts, Moment, Prepared
+from aigq.recall.channel import Hint
+
+
+def prompt_writer(config: Config, prepared: Prepared) -> PromptWriter:
+    """The prompt writer of a run."""
+    trend = CausalCounts(prepared.query_days, config.prompt.trending_half_life_days)
+    return PromptWriter(config.prompt, profiles_of(prepared.users), trend, config.samples.k_users)
+
+
+class DirectGenerator:
+    """Writes lists with a trained model.
+
+    Args:
+        config: the run's config, already adapted to the system (see `aigq.training.sft.variant`).
+        folder: a Hugging Face model folder.
+        name: the row's name.
+    """
+
+    def __init__(self, config: Config, folder: Path, name: str) -> None:
+        if not (folder / "config.json").exists():
+            raise StageError(f"no trained model at {folder}; run `aigq train sft` first")
+        self.name = name
+        self._config = config
+        self._vocabulary = Vocabulary.load(folder)
+        self._model = generator.load(folder)
+        if generator.torch.cuda.is_available():
+            self._model.to("cuda")
+
+    def fit(self, prepared: Prepared) -> None:
+        """Nothing is learned here: the weights come from `aigq train sft`."""
+        self._writer = prompt_writer(self._config, prepared)
+        self._counts = CausalCounts(prepared.query_days, None)
+        self._category = prepared.category_of
+        self._trees: dict[int, QueryTree] = {}
+
+    def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
+        """At most n hints for each moment; prompts of similar length are generated together."""
+        style = compressed if self._config.prompt.style == "compressed" else verbose
+        parts = [self._writer.parts(m) for m in moments]
+        prompts = [self._vocabulary.encode_prompt(style(p), self._config.prompt.budget_tokens) for p in parts]
+        lists: list[list[Hint]] = [[] for _ in moments]
+        order = np.argsort([len(p) for p in prompts], kind="stable")
+        size = self._config.decoding.batch_size
+        for start in range(0, len(order), size):
+            rows = [int(i) for i in order[start : start + size]]
+            drawn = generate_lists(
+                self._model,
+                self._vocabulary,
+                [prompts[i] for i in rows],
+                [self._tree(moments[i].day) for i in rows],
+                n,
+                temperature=self._config.decoding.temperature,
+                top_k=self._config.decoding.top_k,
+            )
+            for i, queries in zip(rows, drawn, strict=True):
+                lists[i] = [
+                    Hint(q, 1.0 / rank, explain(q, parts[i], self._category)) for rank, q in enumerate(queries, 1)
+                ]
+        return lists
+
+    def _tree(self, day: int) -> QueryTree:
+        if day not in self._trees:
+            allowed = self._counts.servable(day, self._config.samples.k_users)
+            self._trees[day] = QueryTree(allowed, self._vocabulary)
+        return self._trees[day]
+
+
+def explain(query: str, parts: PromptParts, category_of: dict[str, str]) -> str:
+    """Why a hint is shown, from what the model read: own habit, latest behaviour, same category, trend."""
+    if query in parts.favourites:
+        return "one of your usual searches"
+    for behaviour in reversed(parts.behaviours):
+        if behaviour.text == query:
+            return "you looked for this lately"
+    category = category_of.get(query)
+    for behaviour in reversed(parts.behaviours):
+        if category is not None and category_of.get(behaviour.text) == category:
+            return f"because of “{behaviour.text}”"
+    if query in parts.trending:
+        return "popular in the shop now"
+    return "new for you"

@@ -1,0 +1,90 @@
+"""The Direct generator's weights: a Hugging Face causal LM folder that plain transformers and vLLM load."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+
+from aigq.config import GeneratorConfig
+from aigq.models.vocabulary import Vocabulary
+
+
+def build(config: GeneratorConfig, vocabulary: Vocabulary, context: int, seed: int) -> PreTrainedModel:
+    """A small Qwen3-architecture model with random weights; `context` is the longest prompt plus list."""
+    torch.manual_seed(seed)
+    return Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(vocabulary.tokenizer),
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            head_dim=max(config.hidden_size // config.heads, 16),
+            max_position_embeddings=context,
+            attention_dropout=config.dropout,
+            tie_word_embeddings=True,
+            use_cache=True,
+            pad_token_id=vocabulary.pad,
+            eos_token_id=vocabulary.end,
+            bos_token_id=None,
+        )
+    )
+
+
+def load(folder: str | Path) -> PreTrainedModel:
+    """A saved model folder, weights from safetensors only, in float32."""
+    return AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+    )
+
+
+def extend_pretrained(base: str, special: Sequence[str]) -> tuple[PreTrainedModel, Vocabulary]:
+    """A pretrained base with new special tokens, each embedded as the mean of its words' sub-tokens.
+
+    Paper section 3.1. The output row starts the same way when it is not tied to the input row.
+    """
+    model = load(base)
+    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, padding_side="left")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    words = {token: words_of(token) for token in special}
+    parts = {token: tokenizer.encode(text, add_special_tokens=False) for token, text in words.items()}
+    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    matrices = {id(w): w for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
+    with torch.no_grad():
+        for matrix in matrices.values():  # one when tied
+            for token, ids in parts.items():
+                matrix[tokenizer.convert_tokens_to_ids(token)] = matrix[ids].mean(dim=0)
+    return model, Vocabulary(tokenizer)
+
+
+def words_of(token: str) -> str:
+    """`<1_day_ago>` -> `1 day ago`; `<age=45-54>` -> `age 45-54`."""
+    return re.sub(r"[_=]", " ", token.strip("<>"))
+
+
+def start_from_encoder(
+    model: PreTrainedModel, vocabulary: Vocabulary, encode: Callable[[Sequence[str]], np.ndarray]
+) -> None:
+    """Replace random token embeddings by the text encoder's, reduced to the model's width.
+
+    Tokens that are words or whole queries then start near their synonyms. The reduction keeps the principal
+    directions, and the result keeps the random matrix's scale.
+    """
+    weight = model.get_input_embeddings().weight
+    tokenizer = vocabulary.tokenizer
+    texts = [words_of(tokenizer.decode([i])).strip("; ") or " " for i in range(weight.shape[0])]
+    vectors = torch.from_numpy(encode(texts)).float()  # (V, d_encoder)
+    vectors = vectors - vectors.mean(dim=0)
+    _, _, directions = torch.linalg.svd(vectors, full_matrices=False)
+    width = min(weight.shape[1], directions.shape[0])
+    reduced = torch.zeros_like(weight)
+    reduced[:, :width] = vectors @ directions[:width].T
+    rotation, _ = torch.linalg.qr(torch.randn(weight.shape[1], weight.shape[1]))
+    with torch.no_grad():
+        weight.copy_(reduced @ rotation * (weight.std() / reduced.std()))

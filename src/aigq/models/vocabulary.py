@@ -1,0 +1,78 @@
+"""From prompt pieces to token ids: the domain BPE, the special tokens, and a cache over pieces.
+
+The BPE sees one whole text with its separator at a time and may merge across spaces, so a frequent query
+with its `;;` becomes one token while any other text stays expressible in bytes.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from aigq.history.prompt import SEPARATOR, Pieces, fit_to_budget
+
+PAD, END = "<pad>", "<end>"
+
+
+def train_tokenizer(texts: Iterable[tuple[str, int]], vocab_size: int, special: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over (text, count) pairs; pre-tokens are whole texts up to and with their separator."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(SEPARATOR, behavior="merged_with_previous"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size + len(special) + 2,
+        special_tokens=[PAD, END, *special],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((text + SEPARATOR for text, n in texts for _ in range(n)), trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left")
+
+
+class Vocabulary:
+    """A tokenizer with a cache: a piece is tokenised once."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.tokenizer = tokenizer
+        self._cache: dict[str, list[int]] = {}
+
+    @classmethod
+    def load(cls, folder: Path) -> "Vocabulary":
+        """From a saved model folder."""
+        return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True))
+
+    def encode(self, piece: str) -> list[int]:
+        """Token ids of one piece: one special token, or one text with its separator."""
+        ids = self._cache.get(piece)
+        if ids is None:
+            ids = self.tokenizer.encode(piece, add_special_tokens=False)
+            self._cache[piece] = ids
+        return ids
+
+    def encode_query(self, query: str) -> list[int]:
+        """Token ids of one query of a generated list, its separator included."""
+        return self.encode(query + SEPARATOR)
+
+    def encode_prompt(self, pieces: Pieces, budget: int) -> list[int]:
+        """Token ids of a whole prompt of at most `budget` tokens; the oldest behaviours go first."""
+        head = [i for piece in pieces.head for i in self.encode(piece)]
+        records = [[i for piece in record for i in self.encode(piece)] for record in pieces.records]
+        tail = [i for piece in pieces.tail for i in self.encode(piece)]
+        dropped = fit_to_budget(len(head), [len(r) for r in records], len(tail), budget)
+        return [*head, *(i for record in records[dropped:] for i in record), *tail]
+
+    @property
+    def end(self) -> int:
+        """Id of the token that ends a list."""
+        return int(self.tokenizer.eos_token_id)  # type: ignore[arg-type]
+
+    @property
+    def pad(self) -> int:
+        """Id of the padding token."""
+        return int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]

@@ -1,0 +1,131 @@
+"""Read access to RUN/prepared: what training, recall channels and evaluation work on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from aigq.errors import StageError
+from aigq.tables import PREPARED_TABLES, Split
+
+
+@dataclass(frozen=True)
+class Moment:
+    """One shopper at one point in time, and everything that may be known then.
+
+    `history` holds rows of `behaviours` strictly earlier than `cut`, oldest first.
+    """
+
+    sample_id: int
+    user_id: str
+    cut: np.datetime64
+    day: int
+    history: pa.Table
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The five prepared tables in memory. `behaviours` is sorted by (user_id, ts)."""
+
+    behaviours: pa.Table
+    queries: pa.Table
+    query_days: pa.Table
+    samples: pa.Table
+    users: pa.Table
+
+    @classmethod
+    def load(cls, folder: Path) -> "Prepared":
+        """Read RUN/prepared. Raises StageError when `aigq prepare` has not finished there."""
+        missing = [name for name in PREPARED_TABLES if not (folder / f"{name}.parquet").exists()]
+        if missing:
+            raise StageError(f"{folder} lacks {', '.join(missing)}; run `aigq prepare` first")
+        return cls(**{name: pq.read_table(folder / f"{name}.parquet") for name in PREPARED_TABLES})
+
+    def split(self, split: Split) -> pa.Table:
+        """The samples of one split, in sample order."""
+        return self.samples.filter(pa.compute.equal(self.samples["split"], split))
+
+    def moments(self, samples: pa.Table) -> list[Moment]:
+        """One Moment per sample row; histories are zero-copy slices of `behaviours`."""
+        cuts = samples["cut"].to_numpy()
+        columns = (samples[c].to_pylist() for c in ("sample_id", "user_id", "day", "first_row", "n_before"))
+        return [
+            Moment(sample_id, user_id, cut, day, self.behaviours.slice(first, n))
+            for cut, (sample_id, user_id, day, first, n) in zip(cuts, zip(*columns, strict=True), strict=True)
+        ]
+
+    def training_rows(self) -> pa.Table:
+        """Behaviours strictly before the first validation day: all that a fit may see."""
+        held_out = self.samples.filter(pa.compute.not_equal(self.samples["split"], "train"))
+        if held_out.num_rows == 0:
+            return self.behaviours
+        return self.behaviours.filter(pa.compute.less(self.behaviours["day"], self.validation_day))
+
+    @cached_property
+    def validation_day(self) -> int:
+        """First day that belongs to validation, from the metadata that `prepare` wrote into `samples`."""
+        metadata = self.samples.schema.metadata or {}
+        return int(metadata[b"validation_day"])
+
+    @cached_property
+    def category_of(self) -> dict[str, str]:
+        """Normalised query -> leaf category, for queries that have one."""
+        pairs = zip(self.queries["query"].to_pylist(), self.queries["category"].to_pylist(), strict=True)
+        return {query: category for query, category in pairs if category is not None}
+
+
+class CausalCounts:
+    """Query counts as they stood on the evening before a given day.
+
+    Args:
+        query_days: the table QUERY_DAYS.
+        half_life_days: a query issued this long ago counts half; None: no decay.
+    """
+
+    def __init__(self, query_days: pa.Table, half_life_days: float | None) -> None:
+        self._queries, codes = np.unique(query_days["query"].to_numpy(zero_copy_only=False), return_inverse=True)
+        self._half_life = half_life_days
+        days = query_days["day"].to_numpy()
+        order = np.argsort(days, kind="stable")
+        self._codes, self._days = codes[order], days[order]
+        self._issues = query_days["issues"].to_numpy()[order]
+        self._new_users = query_days["new_users"].to_numpy()[order]
+        self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    @property
+    def queries(self) -> np.ndarray:
+        """All queries, sorted; positions are the codes of `before`."""
+        return self._queries
+
+    def before(self, day: int) -> tuple[np.ndarray, np.ndarray]:
+        """Decayed issues (Q,) and distinct users so far (Q,), both from days strictly earlier than `day`."""
+        if day not in self._cache:
+            n = int(np.searchsorted(self._days, day, side="left"))
+            weights = self._issues[:n].astype(np.float64)
+            if self._half_life is not None:
+                weights = weights * 0.5 ** ((day - self._days[:n]) / self._half_life)
+            size = len(self._queries)
+            counts = np.bincount(self._codes[:n], weights, size)
+            users = np.bincount(self._codes[:n], self._new_users[:n], size)
+            self._cache[day] = counts, users
+        return self._cache[day]
+
+    def top(self, day: int, n: int, k_users: int) -> list[tuple[str, float]]:
+        """The n queries with the highest decayed counts that k distinct users had issued before `day`."""
+        counts, users = self.before(day)
+        counts = np.where(users >= k_users, counts, 0.0)
+        best = np.lexsort((self._queries, -counts))[:n]
+        return [(str(self._queries[i]), float(counts[i])) for i in best if counts[i] > 0]
+
+    def servable(self, day: int, k_users: int) -> set[str]:
+        """Queries that at least k distinct users had issued before `day`: all that may be shown on that day."""
+        return set(self._queries[self.before(day)[1] >= k_users].tolist())
+
+
+def targets_of(samples: pa.Table) -> Sequence[list[str]]:
+    """The target queries of each sample row."""
+    return samples["targets"].to_pylist()

@@ -1,0 +1,133 @@
+"""What people see: the terminal table, plain text, JSON, and the HTML report."""
+
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from evaluation_shop import config, list_table, one_hot, prepared, sample_table
+from rich.console import Console
+
+from aigq.evaluation import charts, render
+from aigq.evaluation.report import read_log, write_report
+from aigq.evaluation.table import evaluate_rows
+
+EVIL = "<script>alert(1)</script>"
+SAMPLES = sample_table(
+    [
+        {
+            "id": i,
+            "user": f"user <b>{i}",
+            "targets": ["milk", EVIL],
+            "novel": [False, True],
+            "n_before": i % 5,
+        }
+        for i in range(40)
+    ]
+)
+LISTS = {i: ["milk", "bread", EVIL] for i in range(40)}
+OTHER = {i: ["bread"] for i in range(0, 40, 2)}
+
+
+def evaluated(lists=None, samples=SAMPLES, **settings):
+    tables = {
+        name: list_table(listed) for name, listed in (lists or {"ours": LISTS, "<i>other": OTHER}).items()
+    }
+    shop = prepared(samples, history=[EVIL, "milk & honey", "bread", "apple"])
+    cfg = config(**settings)
+    result = evaluate_rows(tables, shop, cfg, samples=samples, encode=one_hot, seconds_per_1k={"ours": 2.0})
+    return result, dict(prepared=shop, config=cfg, samples=samples, lists=tables)
+
+
+def printed(result, **options):
+    console = Console(file=io.StringIO(), **options)
+    render.show(result, console=console)
+    return console.file.getvalue()
+
+
+def test_plain_text_when_piped():
+    text = printed(evaluated()[0])
+    assert "\x1b" not in text
+    assert (
+        "tiny shop · bootstrap mode · typed queries · test 2024-10-04 to 2024-10-04 · 40 users · seed 0"
+        in text
+    )
+    assert re.search(r"ours +0\.\d{4}\* \[0\.\d{3}, 0\.\d{3}\]", text)
+    assert "<i>other: 100.00% of lists break a rule" not in text
+    assert "<i>other: 50.00% of lists break a rule (empty 50.00%)" in text
+    assert render.DASH in text  # no seconds for the other row
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_terminal_shows_the_best_in_bold(width):
+    text = printed(evaluated()[0], force_terminal=True, width=width, color_system="standard")
+    assert re.search(r"\x1b\[1m1\.0000", text)
+    assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines()) <= width
+
+
+def test_json(capsys):
+    result = evaluated()[0]
+    render.show(result, as_json=True)
+    assert json.loads(capsys.readouterr().out) == result
+
+
+class Page(HTMLParser):
+    """Collects tags and whatever would be fetched or run."""
+
+    def __init__(self):
+        super().__init__()
+        self.tags, self.fetched, self.open = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.fetched += [v for k, v in attrs if k in ("src", "href", "xlink:href") and not v.startswith("#")]
+        self.fetched += [k for k, _ in attrs if k.startswith("on")]
+        if tag not in ("meta", "br", "link", "path", "line", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+
+def report(tmp_path, **settings):
+    result, parts = evaluated(**settings)
+    return write_report(result, tmp_path, **parts).read_text(encoding="utf-8")
+
+
+def test_the_report_runs_nothing_fetches_nothing_and_closes_its_tags(tmp_path):
+    html = report(tmp_path)
+    page = Page()
+    page.feed(html)
+    assert "script" not in page.tags
+    assert page.fetched == []
+    assert page.open == []
+    assert EVIL not in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "<i>" not in html
+    assert "<b>0" not in html
+    assert page.tags.count("article") == 12
+    assert "milk &amp; honey" in html
+    assert not re.search(r"https?://(?!www\.w3\.org)", html)
+
+
+def test_the_report_draws_training_curves_when_there_is_a_log(tmp_path):
+    log = tmp_path / "models/direct_il_sft/log.jsonl"
+    log.parent.mkdir(parents=True)
+    lines = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": float("nan")}, {"step": 2, "valid_query_hr": 0.2}]
+    log.write_text("\n".join(map(json.dumps, lines)) + '\nnull\n{"step": 3, "lo')
+    assert len(read_log(log)) == 3
+    assert "<h2>Training</h2>" in report(tmp_path)
+    assert read_log(tmp_path / "nothing") == []
+
+
+def test_reports_without_charts_without_people_without_numbers(tmp_path, monkeypatch):
+    samples = sample_table([{"id": 0, "user": "a", "targets": ["milk"], "novel": [False]}])
+    html = report(tmp_path, lists={"ours": {}}, samples=samples, report_users=5)
+    assert "an empty list" in html
+    assert "nothing yet" in html
+    assert "NaN" not in html
+    assert "<h2>Shoppers</h2>" not in report(tmp_path, report_users=0)
+    monkeypatch.setattr(charts, "available", lambda: False)
+    assert "Charts need altair" in report(tmp_path)

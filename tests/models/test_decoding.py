@@ -1,0 +1,82 @@
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from aigq.config import GeneratorConfig
+from aigq.history.prompt import PromptParts, Behaviour, compressed, special_tokens
+from aigq.config import PromptConfig
+from aigq.models import generator
+from aigq.models.decoding import QueryTree, generate_lists
+from aigq.models.vocabulary import Vocabulary, train_tokenizer
+
+QUERIES = ["whole milk", "white bread", "milk", "牛奶", "egg nog 🎄", "whole milk organic"]
+TINY = GeneratorConfig(hidden_size=32, layers=2, heads=2, kv_heads=1, intermediate_size=64, vocab_size=300)
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    special = special_tokens(PromptConfig(max_behaviours=4), [])
+    return Vocabulary(train_tokenizer([(q, 5) for q in QUERIES[:3]], 300, special))
+
+
+@pytest.fixture(scope="module")
+def model(vocabulary):
+    return generator.build(TINY, vocabulary, context=256, seed=0)
+
+
+def prompt(vocabulary, *texts):
+    parts = PromptParts([Behaviour(0, "search", t) for t in texts])
+    return vocabulary.encode_prompt(compressed(parts), 200)
+
+
+def test_frequent_whole_query_with_its_separator_is_one_token_and_any_text_is_expressible(vocabulary):
+    assert len(vocabulary.encode_query("whole milk")) == 1
+    for text in [*QUERIES, "never seen ☃ text"]:
+        assert vocabulary.tokenizer.decode(vocabulary.encode_query(text)) == text + ";;"
+
+
+def test_pieces_tokenise_like_the_whole_prompt(vocabulary):
+    ids = prompt(vocabulary, "whole milk", "牛奶")
+    assert vocabulary.tokenizer.encode(vocabulary.tokenizer.decode(ids), add_special_tokens=False) == ids
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_lists_have_no_repeats_and_only_allowed_text(model, vocabulary, temperature):
+    tree = QueryTree(QUERIES, vocabulary)
+    small = QueryTree(QUERIES[:2], vocabulary)
+    prompts = [prompt(vocabulary, "milk"), prompt(vocabulary, "whole milk", "white bread", "milk")]
+    first, second = generate_lists(
+        model, vocabulary, prompts, [tree, small], 6, temperature=temperature, tokens_per_query=40
+    )
+    assert sorted(first) == sorted(QUERIES)  # six queries asked for, six allowed: each exactly once
+    assert sorted(second) == sorted(QUERIES[:2])  # exhausted, then ended
+
+
+def test_batched_lists_equal_single_ones(model, vocabulary):
+    tree = QueryTree(QUERIES, vocabulary)
+    prompts = [prompt(vocabulary, "milk"), prompt(vocabulary, "whole milk", "white bread", "milk")]
+    together = generate_lists(model, vocabulary, prompts, [tree, tree], 4)
+    alone = [generate_lists(model, vocabulary, [p], [tree], 4)[0] for p in prompts]
+    assert together == alone
+
+
+def test_new_tokens_of_a_pretrained_base_start_as_the_mean_of_their_words(tmp_path, model, vocabulary):
+    model.save_pretrained(tmp_path)
+    vocabulary.tokenizer.save_pretrained(tmp_path)
+    grown, words = generator.extend_pretrained(str(tmp_path), ["<5_days_later>"])
+    parts = words.tokenizer.encode("5 days later", add_special_tokens=False)
+    weight = grown.get_input_embeddings().weight
+    new = words.tokenizer.convert_tokens_to_ids("<5_days_later>")
+    assert new >= len(vocabulary.tokenizer)
+    torch.testing.assert_close(weight[new], weight[parts].mean(dim=0))
+
+
+def test_a_saved_model_loads_with_plain_transformers(tmp_path, model, vocabulary):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model.save_pretrained(tmp_path)
+    vocabulary.tokenizer.save_pretrained(tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    ids = torch.tensor([prompt(vocabulary, "milk")])
+    torch.testing.assert_close(plain(ids).logits, model(ids).logits)
+    assert AutoTokenizer.from_pretrained(tmp_path).eos_token == "<end>"

@@ -1,0 +1,66 @@
+from datetime import datetime, timedelta
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_logs import START, behaviour_rows, event, sample_rows
+
+
+
+def test_a_user_day_holds_the_distinct_queries_in_log_order():
+    rows = [event("u", m, "search", q) for m, q in [(0, "b"), (1, "a"), (2, "b"), (130, "c"), (131, "a")]]
+    first, second = sample_rows(rows, "user_day")
+    assert (first["targets"], first["n_before"], first["cut"]) == (["b", "a"], 0, datetime(2024, 3, 1))
+    assert (second["targets"], second["novel"], second["n_before"]) == (["c", "a"], [True, False], 2)
+    assert second["first_row"] == 0 and second["shown"] is None
+
+
+def test_a_day_without_a_query_is_no_sample():
+    assert sample_rows([event("u", 0, "purchase", None, "i1")], "user_day") == []
+
+
+def test_the_next_query_differs_from_the_previous_one():
+    rows = [event("u", m, "search", q) for m, q in [(0, "a"), (1, "a"), (2, "b"), (3, "a")]]
+    rows += [event("v", 0, "search", "a")]
+    made = [(s["user_id"], s["targets"], s["novel"], s["first_row"], s["n_before"]) for s in sample_rows(rows, "next_query")]
+    assert made == [
+        ("u", ["a"], [True], 0, 0), ("u", ["b"], [True], 0, 1), ("u", ["a"], [False], 0, 2), ("v", ["a"], [True], 3, 0),
+    ]  # fmt: skip
+
+
+def test_an_exposure_counts_when_it_was_clicked():
+    rows = [event("u", 0, "search", "b")]
+    rows += [event("u", 5, "hint_impression", q, None, "r1", p) for p, q in enumerate(["c", "a", "b"], 1)]
+    rows += [event("u", 6, "hint_click", "b", None, "r1", 3), event("u", 7, "search", "b")]
+    rows += [event("u", 9, "hint_impression", "c", None, "r2", 1)]
+    (sample,) = sample_rows(rows, "exposure")
+    assert (sample["shown"], sample["targets"], sample["novel"]) == (["c", "a", "b"], ["b"], [False])
+    assert sample["cut"] == START + timedelta(minutes=5)
+    assert sample["n_before"] == 1
+
+
+EVENT = st.builds(
+    event,
+    user=st.sampled_from("uv"),
+    minutes=st.sampled_from([0, 1, 2, 20, 60, 100, 119, 120, 121, 150, 1600]),  # midnight is minute 120
+    action=st.sampled_from(["search", "click", "purchase", "hint_impression", "hint_click"]),
+    query=st.sampled_from([None, "a", "b", "red shoe"]),
+    item=st.sampled_from([None, "i1", "i2", "i3"]),
+    request=st.sampled_from(["r1", "r2"]),
+    position=st.integers(1, 3),
+)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.lists(EVENT, min_size=2, max_size=25), st.sampled_from(["user_day", "next_query", "exposure"]))
+def test_a_log_that_ends_at_the_cut_gives_the_same_history(rows, unit):
+    everything = behaviour_rows(rows, unit)
+    made = sample_rows(rows, unit)
+    for cut in sorted({sample["cut"] for sample in made})[:4]:
+        known = behaviour_rows([row for row in rows if row["ts"] < cut], unit)
+        for sample in (s for s in made if s["cut"] == cut):
+            history = everything[sample["first_row"] : sample["first_row"] + sample["n_before"]]
+            assert history == [row for row in known if row["user_id"] == sample["user_id"]]
+            seen = {row["query"] for row in history}
+            assert sample["novel"] == [target not in seen for target in sample["targets"]]
+            later = {row["query"] for row in rows if row["ts"] >= cut and row["user_id"] == sample["user_id"]}
+            assert set(sample["targets"]) <= later

@@ -1,0 +1,212 @@
+"""Row-level checks, through the source `files`."""
+
+import csv
+import io
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from source_helpers import NOW, add_up, rows, write_json_lines
+
+from aigq.errors import EmptyLogError, SourceError
+from aigq.sources import import_source
+
+GOOD = {"user_id": "u1", "ts": "2024-05-01T10:00:00Z", "action": "search", "query": "milk", "item_id": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"user_id": None}, "no user"),
+        ({"user_id": "  "}, "no user"),
+        ({"ts": None}, "no time"),
+        ({"ts": "yesterday"}, "time not understood"),
+        ({"ts": "2026-11-03T00:00:00Z"}, "time in the future"),
+        ({"ts": "1989-12-31T23:59:59Z"}, "time before 1990"),
+        ({"action": "dance"}, "unknown action"),
+        ({"action": None}, "unknown action"),
+        ({"query": "x" * 1001}, "query too long"),
+        ({"query": " \u3000 "}, "neither query nor item"),
+    ],
+)
+def test_bad_rows_are_set_aside_with_a_reason(bring, tmp_path, change, reason):
+    log = write_json_lines(tmp_path / "log.jsonl", [GOOD, GOOD | change])
+    summary = bring("files", log)
+    assert summary.rejected == {reason: 1}
+    assert summary.events == 1
+    (rejected,) = rows(tmp_path / "out", "rejected")
+    assert rejected["reason"] == reason
+    assert (rejected["file"], rejected["row"]) == ("log.jsonl", 2)
+    assert len(rejected["content"]) <= 1000
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"query": "  " + "x" * 1000 + "\t"},
+        {"query": "🎮 手机壳 ñandú"},
+        {"ts": "2026-11-01T20:00:00Z"},  # a clock a few hours ahead
+        {"action": "exit", "query": None},
+        {"action": "CLICK", "query": None, "item_id": "7"},
+    ],
+)
+def test_good_rows_pass(bring, tmp_path, change):
+    log = write_json_lines(tmp_path / "log.jsonl", [GOOD | change])
+    assert bring("files", log).rejected == {}
+    (event,) = rows(tmp_path / "out")
+    query = (GOOD | change)["query"]
+    assert event["query"] == (query.strip() if query else None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024-05-01T10:00:00Z",
+        "2024-05-01 10:00:00",
+        "2024-05-01T12:00:00+02:00",
+        "1714557600",
+        "1714557600000",
+        "1714557600000000",
+    ],
+)
+def test_times_in_many_spellings(bring, tmp_path, text):
+    bring("files", write_json_lines(tmp_path / "log.jsonl", [GOOD | {"ts": text}]))
+    assert rows(tmp_path / "out")[0]["ts"] == datetime(2024, 5, 1, 10)
+
+
+def test_invalid_bytes_are_rejected_and_the_rest_is_kept(bring, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_bytes(
+        b"user_id,ts,action,query\nu1,2024-05-01,search,caf\xe9\nu1,2024-05-01,search,milk\n"
+        + "u1,2024-05-01,search,牛奶\n".encode()
+    )
+    assert bring("files", log).rejected == {"invalid UTF-8": 1}
+    assert {event["query"] for event in rows(tmp_path / "out")} == {"milk", "牛奶"}
+
+
+def test_lines_that_are_not_csv_are_rejected(bring, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text(
+        "user_id,ts,action,query\nu1,2024-05-01,search,milk\nu1,2024-05-01,search,a,b,c,d\nu2,2024-05-01,search,tea\n"
+    )
+    summary = bring("files", log)
+    assert summary.rejected == {"malformed CSV line": 1}
+    assert summary.events == 2
+
+
+def test_lines_that_are_not_json_are_rejected(bring, tmp_path):
+    log = write_json_lines(tmp_path / "log.jsonl", [GOOD, "{broken", "[1, 2]", ""])
+    assert bring("files", log).rejected == {"not a JSON object": 2}
+
+
+def test_prices_that_are_no_numbers_become_null(bring, tmp_path):
+    log = write_json_lines(tmp_path / "log.jsonl", [GOOD])
+    items = pa.table({"id": ["a", "b", "c"], "price": [1.5, float("nan"), float("inf")]})
+    pq.write_table(items, tmp_path / "items.parquet")
+    roles = {"user_id": "user_id", "ts": "ts", "action": "action", "query": "query"}
+    bring(
+        "files", log, columns=roles | {"items": {"path": "items.parquet", "item_id": "id", "price": "price"}}
+    )
+    assert [item["price"] for item in rows(tmp_path / "out", "items")] == [1.5, None, None]
+
+
+def test_empty_log(tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text("user_id,ts,action,query\n")
+    with pytest.raises(EmptyLogError, match="no events are left"):
+        import_source("files", log, tmp_path / "out", now=NOW)
+    assert not (tmp_path / "out").exists()
+
+
+def test_nothing_but_rejects_is_an_empty_log_that_says_why(tmp_path):
+    log = write_json_lines(tmp_path / "log.jsonl", [GOOD | {"user_id": None}])
+    with pytest.raises(EmptyLogError, match="no user 1"):
+        import_source("files", log, tmp_path / "out", now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("absent.csv", None, "expected a file; found nothing"),
+        ("empty.csv", b"", "the file is empty"),
+        ("log.csv", b"PAR1....", "expected text; found a Parquet file"),
+        ("log.jsonl", b"PK\x03\x04zip", "expected text; found a zip archive"),
+        ("log.csv", "user_id\n".encode("utf-16"), "expected UTF-8 text; found UTF-16"),
+        ("log.parquet", b"user_id,ts\n1,2\n", "expected a Parquet file"),
+        ("log.jsonl", b"user_id,ts\n1,2\n", "expected JSON lines"),
+        (
+            "log.csv",
+            b"user_id,when,action\nu,1,search\n",
+            "expected column 'ts'; found user_id, when, action",
+        ),
+        ("log.jsonl", b'{"user_id": 1, "action": "search"}\n', "expected column 'ts'"),
+    ],
+)
+def test_files_that_are_not_what_they_claim(tmp_path, name, content, message):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError) as caught:
+        import_source("files", tmp_path / name, tmp_path / "out", now=NOW)
+    text = str(caught.value)
+    assert message in text
+    assert name in text
+    assert "\n" not in text
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_source_and_unknown_key(tmp_path):
+    with pytest.raises(SourceError, match="known: journey, bestbuy"):
+        import_source("amazon", tmp_path, tmp_path / "out")
+    with pytest.raises(SourceError, match="unknown key 'user'"):
+        import_source("files", tmp_path / "x.csv", tmp_path / "out", columns={"user": "u"})
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=12)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                "user_id": st.sampled_from(["u1", "u2", "", None]),
+                "ts": st.sampled_from(["2024-05-01T10:00:00Z", "1714557600", "soon", "2999-01-01", None]),
+                "action": st.sampled_from(["search", "click", "wave"]),
+                "query": st.none() | texts,
+                "item_id": st.sampled_from([None, "1"]),
+            }
+        ),
+        max_size=12,
+    )
+)
+def test_every_row_is_accounted_for(tmp_path_factory, log):
+    folder = tmp_path_factory.mktemp("log")
+    path = write_json_lines(folder / "log.jsonl", [GOOD, *log])
+    summary = import_source("files", path, folder / "out", now=NOW)
+    assert summary.rows == len(log) + 1
+    assert add_up(summary)
+    assert summary.events == len(rows(folder / "out"))
+    assert sum(summary.rejected.values()) == len(rows(folder / "out", "rejected"))
+    again = import_source("files", path, folder / "out", now=NOW)
+    assert (again.fingerprint, again.new_events) == (summary.fingerprint, 0)
+
+
+def test_quoted_commas_and_newlines_in_csv(bring, tmp_path):
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerows(
+        [["user_id", "ts", "action", "query"], ["u", "2024-05-01", "search", 'milk, "fresh"\nand cold']]
+    )
+    (tmp_path / "log.csv").write_text(text.getvalue())
+    bring("files", tmp_path / "log.csv")
+    assert rows(tmp_path / "out")[0]["query"] == 'milk, "fresh"\nand cold'
+
+
+def test_a_view_of_path_types(bring, tmp_path):
+    log = write_json_lines(tmp_path / "o'brien.jsonl", [GOOD])
+    assert bring("files", Path(str(log))).events == 1

@@ -1,0 +1,112 @@
+import json
+import math
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from aigq.config import GeneratorConfig, PromptConfig, SftConfig
+from aigq.history.prompt import special_tokens
+from aigq.models import generator
+from aigq.models.vocabulary import Vocabulary, train_tokenizer
+from aigq.samples.labels import Label
+from aigq.training import loop
+from aigq.training.encoding import EncodedLists, encode_lists
+
+TINY = GeneratorConfig(hidden_size=32, layers=1, heads=2, kv_heads=1, intermediate_size=64, vocab_size=300)
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    return Vocabulary(train_tokenizer([("milk", 9), ("bread", 9)], 300, special_tokens(PromptConfig(), [])))
+
+
+def lists(vocabulary, n=24):
+    rng = np.random.default_rng(0)
+    prompts = [vocabulary.encode("milk;;") * int(rng.integers(1, 5)) for _ in range(n)]
+    labels = [[Label("bread", "clicked"), Label("milk", "ranker")][: 1 + i % 2] for i in range(n)]
+    return encode_lists(prompts, labels, vocabulary, tail_weight=0.5)
+
+
+def test_weights_clicked_1_tail_as_configured_prompt_0(vocabulary):
+    data = encode_lists([[5, 6]], [[Label("bread", "clicked"), Label("milk", "ranker")]], vocabulary, 0.5)
+    bread, milk = (len(vocabulary.encode_query(q)) for q in ("bread", "milk"))
+    assert data.weights.tolist() == [0, 0] + [1] * bread + [0.5] * milk + [1]
+    assert data.prompt(0).tolist() == [5, 6]
+
+
+def test_list_loss_by_hand():
+    logits = torch.zeros(2, 3, 4)  # uniform over 4 tokens: every NLL is log 4
+    logits[0, 0, 1] = math.log(9.0)  # p(1) = 9/12
+    ids, weights = torch.tensor([[1, 2], [3, 3]]), torch.tensor([[1.0, 0.5], [1.0, 0.0]])
+    expected = ((math.log(12 / 9) + 0.5 * math.log(4)) / 1.5 + math.log(4)) / 2
+    assert loop.list_loss(logits, ids, weights).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_epoch_visits_every_list_once(vocabulary):
+    data = lists(vocabulary)
+    seen = np.concatenate(list(loop.batches(data, 5, seed=1, epoch=0)))
+    assert sorted(seen) == list(range(len(data)))
+
+
+def test_saved_arrays_come_back(tmp_path, vocabulary):
+    data = lists(vocabulary)
+    data.save(tmp_path / "train.npz")
+    back = EncodedLists.load(tmp_path / "train.npz")
+    assert all(np.array_equal(a, b) for a, b in zip(vars(data).values(), vars(back).values(), strict=True))
+
+
+class Killed(Exception):
+    pass
+
+
+def run(folder, vocabulary, resume=False, kill_at=None):
+    config = SftConfig(epochs=3, batch_size=4, eval_every=5, learning_rate=1e-2)
+    model = generator.build(TINY.model_copy(update={"dropout": 0.1}), vocabulary, 64, seed=0)
+
+    def report(entry):
+        if kill_at is not None and entry["step"] == kill_at and "loss" in entry:
+            raise Killed
+
+    progress = loop.fit(
+        model,
+        lists(vocabulary),
+        config,
+        folder,
+        pad=vocabulary.pad,
+        seed=3,
+        validate=lambda m: {"query_hr": float(torch.rand(1))},  # draws random numbers, as generation does
+        report=report,
+        resume=resume,
+    )
+    return model.state_dict(), progress
+
+
+def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path, vocabulary):
+    whole, _ = run(tmp_path / "whole", vocabulary)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", vocabulary, kill_at=8)
+    resumed, progress = run(tmp_path / "cut", vocabulary, resume=True)
+    assert progress.step == progress.total == 18
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    logs = [[json.loads(x) for x in (tmp_path / d / "log.jsonl").read_text().splitlines()] for d in ("whole", "cut")]
+    for entry in logs[0] + logs[1]:
+        entry.pop("seconds", None)
+    assert [e for e in logs[0] if "loss" in e] == [e for e in logs[1] if "loss" in e]
+
+
+def test_training_lowers_the_loss(tmp_path, vocabulary):
+    data = lists(vocabulary)
+    ids, mask, weights = loop.collate(data, np.arange(len(data)), vocabulary.pad)
+
+    def loss(weights_of_model):
+        model = generator.build(TINY, vocabulary, 64, seed=0)
+        if weights_of_model:
+            model.load_state_dict(weights_of_model)
+        with torch.no_grad():
+            logits = model(input_ids=ids, attention_mask=mask).logits
+        return loop.list_loss(logits[:, :-1].contiguous(), ids[:, 1:-1], weights[:, 1:-1]).item()
+
+    trained, _ = run(tmp_path, vocabulary)
+    assert loss(trained) < 0.7 * loss(None)
