@@ -57,7 +57,8 @@ def _empty_entities(workspace: Workspace) -> None:
     workspace.db.execute(f"CREATE VIEW raw AS SELECT {columns} WHERE false")
     workspace.db.execute(
         "CREATE VIEW raw_items AS SELECT NULL::VARCHAR AS item_id, NULL::VARCHAR AS title, "
-        "NULL::VARCHAR[] AS category, NULL::VARCHAR AS brand, NULL::MAP(VARCHAR, VARCHAR) AS attributes, NULL::DOUBLE AS price WHERE false"
+        "NULL::VARCHAR[] AS category, NULL::VARCHAR AS brand, "
+        "NULL::MAP(VARCHAR, VARCHAR) AS attributes, NULL::DOUBLE AS price WHERE false"
     )
     workspace.db.execute(
         "CREATE VIEW raw_users AS SELECT NULL::VARCHAR AS user_id, "

@@ -118,8 +118,6 @@ SNKS/CKYS/CRKR/CNDY=natural snacks; PACKAGED NATURAL SNACKS=natural snacks
 """
 
 
-
-
 WORDS: Final = pairs(_ABBREVIATIONS)
 HEADS: Final = dict(sorted(pairs(_HEADS).items(), key=lambda pair: -len(pair[0])))
 NOUNS: Final = pairs(_NOUNS)

@@ -90,7 +90,8 @@ def _raw(workspace: Workspace) -> None:
             FROM ubi LEFT JOIN texts ON id = query_id
         ), timed AS (
             SELECT *,
-                   CASE WHEN action = 'search' THEN coalesce(known_query, message) ELSE known_query END AS query
+                   CASE WHEN action = 'search' THEN coalesce(known_query, message)
+                        ELSE known_query END AS query
             FROM named
         )
         SELECT file, _row AS row, line AS content,
