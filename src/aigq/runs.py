@@ -399,9 +399,9 @@ def channel_of(run: Run, name: str) -> "RecallChannel":
     """The channel or generator behind a row of the table, not fitted."""
     if name in GENERATORS:
         from aigq.models.direct import DirectGenerator
+        from aigq.training.sft import variant
 
-        generator: RecallChannel = DirectGenerator.load(run.config, run.folder, system=name)
-        return generator
+        return DirectGenerator(variant(run.config, name), run.folder / "models" / name, name)
     from aigq.recall import build_channel
 
     return build_channel(name, run.config, run.folder)
