@@ -53,7 +53,7 @@ def test_plain_text_when_piped():
         "tiny shop · bootstrap mode · typed queries · test 2024-10-04 to 2024-10-04 · 40 users · seed 0"
         in text
     )
-    assert re.search(r"ours +0\.\d{4}\* \[0\.\d{3}, 0\.\d{3}\]", text)
+    assert re.search(r"ours +1\.0000\* \[1\.000, 1\.000\]", text)
     assert "<i>other: 100.00% of lists break a rule" not in text
     assert "<i>other: 50.00% of lists break a rule (empty 50.00%)" in text
     assert render.DASH in text  # no seconds for the other row
@@ -62,8 +62,16 @@ def test_plain_text_when_piped():
 @pytest.mark.parametrize("width", [80, 160])
 def test_a_terminal_shows_the_best_in_bold(width):
     text = printed(evaluated()[0], force_terminal=True, width=width, color_system="standard")
-    assert re.search(r"\x1b\[1m1\.0000", text)
+    assert re.search(r"\x1b\[1m *1\.0000", text)
     assert max(len(re.sub(r"\x1b\[[0-9;]*m", "", line)) for line in text.splitlines()) <= width
+
+
+@pytest.mark.parametrize(
+    ("bounds", "short"),
+    [("[0.1, 10.0]", ".1–10.0"), ("[30.0, 30.0]", "30.0–30.0"), ("[-0.2, 1.0]", "-.2–1.0")],
+)
+def test_intervals_are_short_on_terminals(bounds, short):
+    assert render._compact(bounds) == short
 
 
 def test_json(capsys):

@@ -173,7 +173,10 @@ def test_lists_are_made_again_for_other_data_or_after_damage(tmp_path):
 
 
 def test_the_table_needs_neither_torch_nor_training():
-    code = "import sys, aigq.evaluation.table, aigq.evaluation.render; print({'torch','altair','aigq.training'} & set(sys.modules))"
+    code = (
+        "import sys, aigq.evaluation.table, aigq.evaluation.render\n"
+        "print({'torch', 'altair', 'aigq.training'} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

@@ -99,5 +99,5 @@ def _verb(action: str) -> str:
 
 
 def _short(user_id: str) -> str:
-    """Enough to find the shopper in the log, without spreading whole identifiers in a file that is passed on."""
+    """Enough to find the shopper in the log, not a whole identifier in a file that is passed on."""
     return user_id if len(user_id) <= 12 else f"{user_id[:8]}…"

@@ -1,6 +1,7 @@
 """The table on a terminal, as plain text in a pipe, or as JSON."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -52,7 +53,7 @@ COLUMNS = (
         False,
         True,
     ),
-    Column("seconds_per_1k_users", "s / 1k users", "seconds to make lists for 1,000 users", "low", 1, False),
+    Column("seconds_per_1k_users", "sec/1k users", "seconds to make lists for 1,000 users", "low", 1, False),
 )
 
 
@@ -73,12 +74,14 @@ def show(result: Mapping[str, Any], *, as_json: bool = False, console: Console |
 def rich_table(result: Mapping[str, Any], console: Console) -> Table:
     """One line per system; on a terminal the interval stands below its value."""
     columns = visible(result, narrow=console.width < 120)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("System", no_wrap=True)
     for column in columns:
-        table.add_column(column.heading(result["k"]), justify="right", no_wrap=not console.is_terminal)
+        heading = column.heading(result["k"])
+        heading = heading.replace(" ", "\n", 1) if console.is_terminal else heading
+        table.add_column(heading, justify="right", no_wrap=True)
     for row in result["rows"]:
-        cells = [_cell(result, row, column, "\n" if console.is_terminal else " ") for column in columns]
+        cells = [_cell(result, row, column, console.is_terminal) for column in columns]
         table.add_row(Text(row["system"]), *cells)
     return table
 
@@ -172,11 +175,17 @@ def interval(row: Mapping[str, Any], column: Column) -> str:
     return f"[{low:.{decimals}f}, {high:.{decimals}f}]"
 
 
-def _cell(result: Mapping[str, Any], row: Mapping[str, Any], column: Column, between: str) -> Text:
+def _cell(result: Mapping[str, Any], row: Mapping[str, Any], column: Column, stacked: bool) -> Text:
     style = "bold" if is_best(result, row, column) else ""
     cell = Text(number(row[column.key], column.decimals), style=style)
     cell.append("*" if is_significant(row, column) else "")
     bounds = interval(row, column)
     if bounds:
-        cell.append(between + bounds, style="dim not bold")
+        bounds = f"\n{_compact(bounds)}" if stacked else f" {bounds}"
+        cell.append(bounds, style="dim not bold")
     return cell
+
+
+def _compact(bounds: str) -> str:
+    """[0.227, 0.244] as .227–.244, to fit a terminal."""
+    return re.sub(r"\b0\.", ".", bounds.strip("[]").replace(", ", "–"))
