@@ -36,6 +36,8 @@ class TwoTower(nn.Module):
         dim: width of both outputs.
     """
 
+    texts: Tensor
+
     def __init__(self, texts: np.ndarray, dim: int) -> None:
         super().__init__()
         self.register_buffer("texts", torch.from_numpy(texts), persistent=False)

@@ -31,7 +31,7 @@ class Ebr:
     name = "ebr"
 
     def __init__(
-        self, config: EbrConfig, encoder: TextEncoder, k_users: int, seed: int, max_samples: int = 120_000
+        self, config: EbrConfig, encoder: TextEncoder, k_users: int, seed: int, max_samples: int = 40_000
     ) -> None:
         self._config, self._encoder, self._k, self._seed = config, encoder, k_users, seed
         self._max_samples = max_samples

@@ -1,7 +1,7 @@
 """Non-generative peers with queries as items: SASRec and EASE (rectools), ALS (implicit).
 
-rectools pins numpy below 2, which new releases of pyarrow refuse, so these models run in a Python of their own (see `bench_python`) and exchange
-Parquet files of integers with this process.
+rectools pins numpy below 2, which new releases of pyarrow refuse, so these models run in a Python of their
+own (see `bench_python`) and exchange Parquet files of integers with this process.
 """
 
 import json
@@ -88,7 +88,7 @@ class Peer:
         settings: dict[str, Any] | None = None,
         threads: int = 2,
     ) -> None:
-        self.name = name
+        self.name: str = name
         self._k, self._seed, self._folder, self._python = k_users, seed, folder, python
         self._settings = SETTINGS[name] | (settings or {}) | {"seed": seed, "threads": threads}
         self._counts: CausalCounts | None = None
