@@ -30,11 +30,9 @@ from aigq.runs import (
     resolve,
     run_missing,
     run_prepare,
-    run_ranker,
     run_sft,
     run_table,
     trained_rows,
-    wants_ranker,
 )
 
 if TYPE_CHECKING:
@@ -121,15 +119,6 @@ def prepare(*, common: Common = _COMMON, force: Force = False) -> int:
     return DONE
 
 
-@train.command(name="ranker")
-def train_ranker(*, common: Common = _COMMON, force: Force = False) -> int:
-    """Train the label ranker, which orders the labels of IL-SFT."""
-    run = common.open()
-    need(run, "prepare", "aigq prepare")
-    _show(run_ranker(run, force=force), None, as_json=common.json)
-    return DONE
-
-
 @train.command(name="sft")
 def train_sft(
     *,
@@ -143,8 +132,6 @@ def train_sft(
         raise UsageError(f"unknown system {system}; known: {', '.join(GENERATORS)}")
     run = common.open()
     need(run, "prepare", "aigq prepare")
-    if wants_ranker(run.config, system):
-        need(run, "ranker", "aigq train ranker")
     _show(run_sft(run, system, resume=resume, force=force), None, as_json=common.json)
     return DONE
 
@@ -242,6 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in TELEMETRY_OFF.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_DISABLE", "1")  # the libraries' own bars; ours print lines instead
     tokens = list(sys.argv[1:] if arguments is None else arguments)
     debug = os.environ.get("AIGQ_DEBUG") == "1"
     try:
@@ -275,7 +264,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _how_to_resume(tokens: list[str]) -> str:
-    resumable = bool(tokens) and tokens[0] in RESUMABLE and "ranker" not in tokens
+    resumable = bool(tokens) and tokens[0] in RESUMABLE
     extra = ["--resume"] if resumable and "--resume" not in tokens else []
     command = " ".join(["aigq", *tokens, *extra])
     return f"finished stages are kept; continue with: {command}"

@@ -33,11 +33,9 @@ GENERATORS: Final = ("direct_sft", "direct_il_sft")
 RUNS: Final = Path("runs")
 
 _PREPARE: Final = ("data", "history", "split", "samples")
-_RANKER: Final = (*_PREPARE, "seed", "encoder", "channels", "sft.ranker")
-_SFT: Final = (*_RANKER, "prompt", "generator", "sft")
+_SFT: Final = (*_PREPARE, "seed", "encoder", "channels", "prompt", "generator", "sft")
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,
-    "ranker": _RANKER,
     "sft": _SFT,
     "table": (*_SFT, "decoding", "evaluation", "name"),
 }
@@ -45,9 +43,8 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 
 UPSTREAM: Final[dict[str, tuple[str, ...]]] = {
     "prepare": (),
-    "ranker": ("prepare",),
-    "sft": ("prepare", "ranker"),
-    "table": ("prepare", "ranker", "sft"),
+    "sft": ("prepare",),
+    "table": ("prepare", "sft"),
 }
 _INERT: Final = frozenset({"history.memory_limit", "data.path"})  # change nothing in the result
 _PACKAGES: Final = (
@@ -301,13 +298,6 @@ def run_prepare(run: Run, *, force: bool) -> dict[str, Any]:
     return _once(run, "prepare", lambda: work(run.config, run.folder, force=force), force=force)
 
 
-def run_ranker(run: Run, *, force: bool) -> dict[str, Any]:
-    """The label ranker, once."""
-    from aigq.training.ranker import train_ranker as work
-
-    return _once(run, "ranker", lambda: work(run.config, run.folder), force=force)
-
-
 def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, Any]:
     """One generator, once."""
     from aigq.training.sft import train_sft as work
@@ -369,10 +359,7 @@ def run_missing(run: Run) -> None:
     """Every stage that the rows of the config need and that is not finished."""
     import_if_absent(run.config)
     run_prepare(run, force=False)
-    systems = trained_rows(run.config)
-    if any(wants_ranker(run.config, system) for system in systems):
-        run_ranker(run, force=False)
-    for system in systems:
+    for system in trained_rows(run.config):
         run_sft(run, system, resume=run.started(f"sft:{system}"), force=False)
 
 
@@ -388,11 +375,6 @@ def need(run: Run, stage: str, command: str) -> None:
 def trained_rows(config: Config) -> list[str]:
     """The rows of the config that are generators to train."""
     return [row for row in config.evaluation.rows if row in GENERATORS]
-
-
-def wants_ranker(config: Config, system: str) -> bool:
-    """Whether the labels of this system are ordered by the ranker."""
-    return system == "direct_il_sft" and config.sft.labels == "ranked"
 
 
 def channel_of(run: Run, name: str) -> "RecallChannel":
