@@ -1,11 +1,11 @@
 from pathlib import Path
 
 import pytest
+from tests.recall.contract import K_USERS, check
 
 from aigq.errors import StageError
 from aigq.prepared import Prepared
 from aigq.recall.peers import INSTALL, BenchMissing, Peer, bench_python
-from tests.recall.contract import K_USERS, check
 
 SMALL = {
     "ease": {"regularization": 5.0},

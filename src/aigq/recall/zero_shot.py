@@ -177,7 +177,7 @@ def prompt_of(moment: Moment, n: int) -> str:
     return (
         f"This is what one shopper did lately, oldest first:\n{behaviours}\n\n"
         f"Today is {moment.cut.astype('datetime64[D]')!s}. Before the shopper types anything, the search "
-        f"box shows queries. Write the {n} search queries that this shopper is most likely to search for "
-        f"next, the most likely first. Queries are short, lower-case, in the words that shoppers use in this shop. "
+        f"box shows queries. Write the {n} search queries that this shopper most likely searches for next, "
+        f"the most likely first. Queries are short, lower-case, in the words of this shop's shoppers. "
         f"Answer with a numbered list of {n} queries, one per line, without explanations."
     )
