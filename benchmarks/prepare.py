@@ -2,8 +2,9 @@
 
     python benchmarks/prepare.py 1 10 50        # millions of events
 
-Both run in a fresh process, imports included, on the same Parquet file with the same memory limit, and write
-the same tables. The log is generated: skewed users, queries and items, six events a session, 60 days, ASCII text.
+Both run in a fresh process, imports included, on the same Parquet file with the same memory limit, and
+write the same tables. The log is generated: skewed users, queries and items, six events a session, 60 days,
+ASCII text.
 Bars: at most 1.5 times the script at 10 M events, at most 4 GB at 50 M, linear time.
 """
 
@@ -26,26 +27,28 @@ SPLIT = {"validation_from": date(2024, 2, 16), "test_from": date(2024, 2, 24)}
 GENERATE = """
 COPY (
   WITH base AS (
-    SELECT i, i // 6 AS s, hash(i // 6, 1) / 18446744073709551616.0 AS a, hash(i // 6, 2) / 18446744073709551616.0 AS b,
-           hash(i, 3) / 18446744073709551616.0 AS c, hash(i, 4) / 18446744073709551616.0 AS d,
-           hash(i // 6, i % 6 // 3, 5) / 18446744073709551616.0 AS e
+    SELECT i, hash(i // 6, 1) / 2.0 ** 64 AS a, hash(i // 6, 2) / 2.0 ** 64 AS b, hash(i, 3) / 2.0 ** 64 AS c,
+           hash(i, 4) / 2.0 ** 64 AS d, hash(i // 6, i % 6 // 3, 5) / 2.0 ** 64 AS e
     FROM range({n}) t(i)
   ), named AS (
-    SELECT *, ['search', 'click', 'click', 'search', 'click', CASE WHEN d < 0.5 THEN 'purchase' ELSE 'cart' END]
-              [i % 6 + 1] AS action,
-           floor({queries} * e ** 4)::BIGINT AS q FROM base
+    SELECT *, floor({queries} * e ** 4)::BIGINT AS q,
+           ['search', 'click', 'click', 'search', 'click',
+            CASE WHEN d < 0.5 THEN 'purchase' ELSE 'cart' END][i % 6 + 1] AS action
+    FROM base
   )
   SELECT 'u' || floor({users} * a ** 2)::BIGINT AS user_id,
          TIMESTAMP '{start}' + to_microseconds((b * 60 * 86400e6)::BIGINT + (i % 6) * 97000000) AS ts, action,
-         CASE WHEN action IN ('search', 'click') THEN
-              CASE WHEN c < 0.2 THEN ' Brand' || q % 997 || '  Thing ' || q ELSE 'brand' || q % 997 || ' thing ' || q END
-         END AS query,
+         CASE WHEN action NOT IN ('search', 'click') THEN NULL
+              WHEN c < 0.2 THEN ' Brand' || q % 997 || '  Thing ' || q
+              ELSE 'brand' || q % 997 || ' thing ' || q END AS query,
          CASE WHEN action <> 'search' THEN 'i' || (q * 7 + floor(4 * c)::BIGINT) % {items} END AS item_id,
          NULL::VARCHAR AS request_id, NULL::INTEGER AS position, NULL::VARCHAR AS session_id
   FROM named
 ) TO '{folder}/events.parquet' (FORMAT parquet, COMPRESSION zstd);
-COPY (SELECT 'i' || i AS item_id, 'item number ' || i AS title, ['shop', 'part ' || i % 31, 'leaf ' || i % 501] AS category,
-             'maker' || i % 97 AS brand, NULL::MAP(VARCHAR, VARCHAR) AS attributes, 1.0::DOUBLE AS price
+COPY (SELECT 'i' || i AS item_id, 'item number ' || i AS title, 'maker' || i % 97 AS brand,
+             1.0::DOUBLE AS price,
+             ['shop', 'part ' || i % 31, 'leaf ' || i % 501] AS category,
+             NULL::MAP(VARCHAR, VARCHAR) AS attributes
       FROM range({items}) t(i)) TO '{folder}/items.parquet' (FORMAT parquet);
 """
 
@@ -55,7 +58,8 @@ def generate(events: int, folder: Path) -> None:
     import duckdb
 
     folder.mkdir(parents=True, exist_ok=True)
-    sizes = {"users": max(events // 60, 10), "queries": max(events // 200, 100), "items": max(events // 100, 100)}
+    shares = {"users": 60, "queries": 200, "items": 100}
+    sizes = {name: max(events // share, 100) for name, share in shares.items()}
     with duckdb.connect(config={"memory_limit": MEMORY_LIMIT, "temp_directory": str(folder / "spill")}) as db:
         db.execute(GENERATE.format(n=events, start=START, folder=folder, **sizes))
 
@@ -78,7 +82,8 @@ def run_sql(tables: Path, out: Path) -> dict[str, int]:
     script = script.replace("$tables", str(tables)).replace("$out", str(out))
     for name, day in SPLIT.items():
         script = script.replace(f"${name}", str((day - date(1970, 1, 1)).days))
-    settings = {"memory_limit": MEMORY_LIMIT, "temp_directory": str(out / "spill"), "preserve_insertion_order": False}
+    settings = {"memory_limit": MEMORY_LIMIT, "temp_directory": str(out / "spill")}
+    settings["preserve_insertion_order"] = "false"
     with duckdb.connect(config=settings) as db:
         db.execute(script)
         names = ("behaviours", "queries", "query_days", "samples")
@@ -104,7 +109,9 @@ def measure(way: str, tables: Path) -> dict:
 
 def main(millions: list[float], folder: Path) -> None:
     """Measure every size, print and write the results."""
-    result = {"machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} shared cores", "rows": []}
+    load = f"load {os.getloadavg()[0]:.1f} at the start"
+    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} shared cores, {load}"
+    result = {"machine": machine, "rows": []}
     for size in millions:
         events, tables = int(size * 1e6), folder / f"{size:g}m"
         if not (tables / "events.parquet").exists():

@@ -30,7 +30,9 @@ def test_a_query_of_other_words_stays_beside_the_item_text():
 
 
 def test_a_pause_starts_a_session_and_thirty_minutes_do_not():
-    rows = behaviour_rows([event("u", m, "search", "a") for m in (0, 30, 61)] + [event("v", 500, "search", "a")])
+    rows = behaviour_rows(
+        [event("u", m, "search", "a") for m in (0, 30, 61)] + [event("v", 500, "search", "a")]
+    )
     assert [(r["user_id"], r["session"]) for r in rows] == [("u", 0), ("u", 1), ("v", 0)]
 
 
@@ -41,7 +43,11 @@ def test_midnight_ends_a_row_but_not_a_session():
 
 def test_another_query_ends_the_rows_where_queries_are_predicted():
     rows = behaviour_rows(
-        [event("u", 0, "search", "red shoe"), event("u", 1, "search", "b"), event("u", 2, "purchase", None, "i1")],
+        [
+            event("u", 0, "search", "red shoe"),
+            event("u", 1, "search", "b"),
+            event("u", 2, "purchase", None, "i1"),
+        ],
         "next_query",
     )
     assert [r["action"] for r in rows] == ["search", "search", "purchase"]

@@ -37,7 +37,11 @@ def test_one_spelling(raw, expected):
 
 
 @settings(max_examples=15, deadline=None)
-@given(st.lists(texts | st.text(st.characters(max_codepoint=127), max_size=30), min_size=1, max_size=40, unique=True))
+@given(
+    st.lists(
+        texts | st.text(st.characters(max_codepoint=127), max_size=30), min_size=1, max_size=40, unique=True
+    )
+)
 @example(["A\x00\x1f B", "\x7f", "a@b.de", "ＡＢ  ", "+49 30 1234567", "x\x0b\x0cY", "ß Straße"])
 def test_sql_and_python_agree(raw):
     con = ibis.duckdb.connect()
@@ -71,7 +75,7 @@ def test_contact_data_is_private(text):
 
 @pytest.mark.parametrize(
     "text",
-    ["xbox 360 250gb", "2 liter soft drink", "iphone 17 pro max 256", "call of duty 4", "10 15 stems", "2704058",
+    ["xbox 360 250gb", "2 liter soft drink", "iphone 17 pro max 256", "call of duty 4", "10 15 stems",
      "galaxy s25+ 5g", "www.shop.example", "7.1 surround 1920x1080", "call of duty modern warfare 3 2011"],
 )  # fmt: skip
 def test_products_are_not_private(text):

@@ -23,7 +23,8 @@ def test_query_days_count_first_time_users_once(con):
 
 
 def test_an_item_event_is_led_to_by_its_own_query_or_the_sessions_last(con):
-    rows = [event("u", 0, "click", None, "i0"), event("u", 1, "search", "a"), event("u", 2, "click", None, "i1"),
+    rows = [event("u", 0, "click", None, "i0"), event("u", 1, "search", "a"),
+            event("u", 2, "click", None, "i1"),
             event("u", 3, "click", "b", "i2"), event("u", 90, "click", None, "i3")]  # fmt: skip
     led = read(queries.led_to(history(con, rows)[0]).order_by("item_id"))
     assert [(r["query"], r["item_id"]) for r in led] == [("a", "i1"), ("b", "i2")]
@@ -36,7 +37,10 @@ def test_ties_go_to_the_smallest(con):
 
 
 def items(con, *rows):
-    return put(con, pa.Table.from_pylist([{"item_id": i, "title": t, "category": c} for i, t, c in rows], schema=ITEMS))
+    return put(
+        con,
+        pa.Table.from_pylist([{"item_id": i, "title": t, "category": c} for i, t, c in rows], schema=ITEMS),
+    )
 
 
 def test_the_item_is_the_leaf_where_categories_tell_nothing_apart(con):
@@ -47,15 +51,23 @@ def test_the_item_is_the_leaf_where_categories_tell_nothing_apart(con):
     assert queries.leaf_categories(items(con)) is None
     two = items(con, ("i1", None, ["a", "b"]), ("i2", None, ["c"]), ("i3", None, []), ("i4", None, None))
     leaves = queries.leaf_categories(two)
-    assert read(leaves.order_by("item_id")) == [{"item_id": "i1", "leaf": "b"}, {"item_id": "i2", "leaf": "c"}]
+    assert read(leaves.order_by("item_id")) == [
+        {"item_id": "i1", "leaf": "b"},
+        {"item_id": "i2", "leaf": "c"},
+    ]
 
 
 def test_item_text_is_a_common_query_then_the_title_then_the_leaf(con):
     described = put(con, pa.table({
-        "item_id": ["i1", "i2", "i3", "i4", "i5"], "title": ["Red Shoe (Size 9)", "Tent", None, None, "a@b.example"],
+        "item_id": ["i1", "i2", "i3", "i4", "i5"],
+        "title": ["Red Shoe (Size 9)", "Tent", None, None, "a@b.example"],
         "brand": ["ACME", None, None, None, None], "leaf": ["shoes", "camp", "Lamps", None, None],
     }))  # fmt: skip
     led = pa.table({"user_id": ["u", "v", "u"], "query": ["2 man tent", "2 man tent", "my own words"],
                     "item_id": ["i2", "i2", "i1"]})  # fmt: skip
     texts = read(surrogates.template(described, put(con, led), 2).order_by("item_id"))
-    assert {t["item_id"]: t["text"] for t in texts} == {"i1": "acme red shoe", "i2": "2 man tent", "i3": "lamps"}
+    assert {t["item_id"]: t["text"] for t in texts} == {
+        "i1": "acme red shoe",
+        "i2": "2 man tent",
+        "i3": "lamps",
+    }

@@ -1,9 +1,8 @@
 from datetime import datetime, timedelta
 
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from small_logs import START, behaviour_rows, event, sample_rows
-
 
 
 def test_a_user_day_holds_the_distinct_queries_in_log_order():
@@ -11,7 +10,7 @@ def test_a_user_day_holds_the_distinct_queries_in_log_order():
     first, second = sample_rows(rows, "user_day")
     assert (first["targets"], first["n_before"], first["cut"]) == (["b", "a"], 0, datetime(2024, 3, 1))
     assert (second["targets"], second["novel"], second["n_before"]) == (["c", "a"], [True, False], 2)
-    assert second["first_row"] == 0 and second["shown"] is None
+    assert (second["first_row"], second["shown"]) == (0, None)
 
 
 def test_a_day_without_a_query_is_no_sample():
@@ -21,9 +20,11 @@ def test_a_day_without_a_query_is_no_sample():
 def test_the_next_query_differs_from_the_previous_one():
     rows = [event("u", m, "search", q) for m, q in [(0, "a"), (1, "a"), (2, "b"), (3, "a")]]
     rows += [event("v", 0, "search", "a")]
-    made = [(s["user_id"], s["targets"], s["novel"], s["first_row"], s["n_before"]) for s in sample_rows(rows, "next_query")]
+    columns = ("user_id", "targets", "novel", "first_row", "n_before")
+    made = [tuple(sample[c] for c in columns) for sample in sample_rows(rows, "next_query")]
     assert made == [
-        ("u", ["a"], [True], 0, 0), ("u", ["b"], [True], 0, 1), ("u", ["a"], [False], 0, 2), ("v", ["a"], [True], 3, 0),
+        ("u", ["a"], [True], 0, 0), ("u", ["b"], [True], 0, 1), ("u", ["a"], [False], 0, 2),
+        ("v", ["a"], [True], 3, 0),
     ]  # fmt: skip
 
 
@@ -50,12 +51,12 @@ EVENT = st.builds(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, derandomize=True, phases=[Phase.generate], deadline=None)
 @given(st.lists(EVENT, min_size=2, max_size=25), st.sampled_from(["user_day", "next_query", "exposure"]))
 def test_a_log_that_ends_at_the_cut_gives_the_same_history(rows, unit):
     everything = behaviour_rows(rows, unit)
     made = sample_rows(rows, unit)
-    for cut in sorted({sample["cut"] for sample in made})[:4]:
+    for cut in sorted({sample["cut"] for sample in made if sample["n_before"]})[-2:]:
         known = behaviour_rows([row for row in rows if row["ts"] < cut], unit)
         for sample in (s for s in made if s["cut"] == cut):
             history = everything[sample["first_row"] : sample["first_row"] + sample["n_before"]]

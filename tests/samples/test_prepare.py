@@ -29,7 +29,9 @@ def write(folder, rows, items=None, users=None):
 def config(tables, unit="user_day", validation=2, test=4, **samples):
     first = START.date()
     split = {"validation_from": first + timedelta(days=validation), "test_from": first + timedelta(days=test)}
-    return parse({"data": {"tables": tables}, "split": split, "samples": {"unit": unit, "k_users": 1, **samples}})
+    return parse(
+        {"data": {"tables": tables}, "split": split, "samples": {"unit": unit, "k_users": 1, **samples}}
+    )
 
 
 def one_user(days=6):
@@ -42,7 +44,7 @@ def test_one_user_without_items_or_clicks(tmp_path):
     for name, schema in PREPARED_TABLES.items():
         assert getattr(prepared, name).schema.equals(schema), name
     assert summary["samples"] == {"train": 2, "valid": 2, "test": 2}
-    assert summary["queries"] == "constructed" and summary["mode"] == "bootstrap"
+    assert (summary["queries"], summary["mode"]) == ("constructed", "bootstrap")
     assert prepared.validation_day == 19783 + 2
     assert prepared.queries["query"].to_pylist() == ["day 0", "day 1", "red shoe"]
     assert prepared.queries["category"].null_count == 3
@@ -53,12 +55,18 @@ def test_one_user_without_items_or_clicks(tmp_path):
 @pytest.mark.parametrize("unit", ["user_day", "next_query"])
 def test_histories_are_the_users_own_and_earlier(tmp_path, unit):
     rows = [event(u, d * DAY + m, a, q, i) for u in ("u", "ü", "v") for d in range(6) for m, a, q, i in [
-        (0, "search", "a", None), (1, "click", "a", "i1"), (2, "search", f"b{d}", None), (3, "purchase", None, "i2"),
+        (0, "search", "a", None), (1, "click", "a", "i1"), (2, "search", f"b{d}", None),
+        (3, "purchase", None, "i2"),
     ]]  # fmt: skip
-    items = [{"item_id": "i1", "title": "One", "category": ["x", "y"]}, {"item_id": "i2", "title": "Two", "category": ["z"]}]
+    items = [
+        {"item_id": "i1", "title": "One", "category": ["x", "y"]},
+        {"item_id": "i2", "title": "Two", "category": ["z"]},
+    ]
     prepare(config(write(tmp_path / "t", rows * 2, items, [{"user_id": "u"}]), unit), tmp_path / "run")
     prepared = Prepared.load(tmp_path / "run" / "prepared")
-    keys = list(zip(prepared.behaviours["user_id"].to_pylist(), prepared.behaviours["ts"].to_pylist(), strict=True))
+    keys = list(
+        zip(prepared.behaviours["user_id"].to_pylist(), prepared.behaviours["ts"].to_pylist(), strict=True)
+    )
     assert keys == sorted(keys)
     assert prepared.samples["sample_id"].to_pylist() == list(range(prepared.samples.num_rows))
     for moment in prepared.moments(prepared.samples):
@@ -68,11 +76,17 @@ def test_histories_are_the_users_own_and_earlier(tmp_path, unit):
 
 
 def test_contact_data_is_set_aside_and_counted(tmp_path):
-    rows = [*one_user(), event("u", 3, "search", "jane@example.com"), event("u", 5, "click", "jane@example.com", "i1")]
+    rows = [
+        *one_user(),
+        event("u", 3, "search", "jane@example.com"),
+        event("u", 5, "click", "jane@example.com", "i1"),
+    ]
     summary = prepare(config(write(tmp_path / "t", rows)), tmp_path / "run")
     assert summary["events"]["private_queries"] == 2
     for name in PREPARED_TABLES:
-        assert "jane@" not in str(pq.read_table(tmp_path / "run" / "prepared" / f"{name}.parquet").to_pylist())
+        assert "jane@" not in str(
+            pq.read_table(tmp_path / "run" / "prepared" / f"{name}.parquet").to_pylist()
+        )
 
 
 def test_the_same_input_is_not_prepared_twice(tmp_path):
@@ -91,7 +105,7 @@ def test_the_same_input_is_not_prepared_twice(tmp_path):
 def test_an_empty_split_names_the_dates_present_and_keeps_what_was_there(tmp_path):
     tables, run = write(tmp_path / "t", one_user()), tmp_path / "run"
     prepare(config(tables), run)
-    with pytest.raises(EmptyLogError, match="no samples for test: .* 2024-03-01 to 2024-03-06"):
+    with pytest.raises(EmptyLogError, match=r"no samples for test: .* 2024-03-01 to 2024-03-06"):
         prepare(config(tables, test=30), run)
     assert Prepared.load(run / "prepared").samples.num_rows == 6
     with pytest.raises(EmptyLogError, match="no query of the log"):

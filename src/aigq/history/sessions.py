@@ -6,6 +6,8 @@ from typing import Final
 import ibis
 import ibis.expr.types as ir
 
+from aigq.history.engine import whole
+
 START: Final = datetime(1970, 1, 1)
 """Segment of everything before a user's first cut."""
 
@@ -36,8 +38,8 @@ def add_sessions(events: ir.Table, gap_minutes: int) -> ir.Table:
     starts = events.mutate(starts=pause.fill_null(False).cast("int64"))
     until_now = ibis.range_window(group_by="user_id", order_by="ts", preceding=None, following=0)
     return starts.mutate(
-        session=starts.starts.sum().over(until_now).cast("int64"),
-        searches=(starts.action == "search").cast("int64").sum().over(until_now).cast("int64"),
+        session=whole(starts.starts.sum().over(until_now)),
+        searches=whole((starts.action == "search").cast("int64").sum().over(until_now)),
     ).drop("starts")
 
 
@@ -50,12 +52,9 @@ def add_segments(events: ir.Table, cuts: ir.Table | None) -> ir.Table:
     """
     if cuts is None:
         return events.mutate(segment=midnight(events.ts))
-    same = [events.user_id == cuts.user_id, events.ts == cuts.cut]
-    marked = events.left_join(cuts, same).drop("user_id_right")
-    return marked.mutate(segment=latest_cut(marked)).drop("cut")
-
-
-def latest_cut(rows: ir.Table) -> ir.Column:
-    """The greatest `cut` of the user so far, this instant's included."""
+    instants = events.select("user_id", "ts", cut=ibis.null("timestamp(6)"))
+    instants = instants.union(cuts.select("user_id", ts=cuts.cut, cut=cuts.cut.cast("timestamp(6)")))
+    instants = instants.group_by("user_id", "ts").agg(cut=lambda t: t.cut.max())
     until_now = ibis.range_window(group_by="user_id", order_by="ts", preceding=None, following=0)
-    return rows.cut.max().over(until_now).fill_null(ibis.literal(START)).cast("timestamp(6)")
+    latest = instants.cut.max().over(until_now).fill_null(ibis.literal(START).cast("timestamp(6)"))
+    return events.join(instants.select("user_id", "ts", segment=latest), ["user_id", "ts"])

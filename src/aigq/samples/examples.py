@@ -7,6 +7,7 @@ Each unit gives two pure functions: its cuts, which must be known before behavio
 import ibis
 import ibis.expr.types as ir
 
+from aigq.history.engine import whole
 from aigq.history.queries import searches
 from aigq.history.sessions import day_of, midnight
 
@@ -87,7 +88,7 @@ def first_rows(behaviours: ir.Table) -> ir.Table:
     counts = behaviours.group_by("user_id").agg(n=lambda t: t.count())
     earlier = ibis.window(order_by="user_id", preceding=None, following=0)
     until = counts.n.sum().over(earlier)
-    return counts.select("user_id", first_row=(until - counts.n).cast("int64"))
+    return counts.select("user_id", first_row=whole(until - counts.n))
 
 
 def rows_before(behaviours: ir.Table, cuts: ir.Table) -> ir.Table:
@@ -100,7 +101,7 @@ def rows_before(behaviours: ir.Table, cuts: ir.Table) -> ir.Table:
     both = counts.union(marks).group_by("user_id", "segment").agg(n=lambda t: t.n.sum())
     until_now = ibis.window(group_by="user_id", order_by="segment", preceding=None, following=0)
     total = both.n.sum().over(until_now)
-    return both.select("user_id", cut=both.segment, n_before=(total - both.n).cast("int64"))
+    return both.select("user_id", cut=both.segment, n_before=whole(total - both.n))
 
 
 def samples(events: ir.Table, hints: ir.Table, behaviours: ir.Table, unit: str) -> ir.Table:
