@@ -12,6 +12,7 @@ import time
 from datetime import datetime, timedelta
 
 import pytest
+import torch
 import yaml
 
 from aigq import cli
@@ -76,6 +77,7 @@ def write_log(path):
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A folder with a log, its config and, after the first test that asks for it, a finished run."""
+    torch.set_num_threads(1)  # the model is tiny
     folder = tmp_path_factory.mktemp("shop")
     write_log(folder / "searches.csv")
     data = {"tables": str(folder / "tables"), "source": "bestbuy", "path": str(folder / "searches.csv")}
@@ -411,7 +413,7 @@ def test_ctrl_c_in_training_leaves_a_run_that_resumes(aigq, shop):
         cwd=shop,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "AIGQ_DEBUG": ""},
+        env={**os.environ, "AIGQ_DEBUG": "", "OMP_NUM_THREADS": "1"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
     for line in work.stderr:
