@@ -72,6 +72,19 @@ def test_sem_sim_by_hand():
     assert sim[2].tolist() == [0.0, 0.0]  # empty list
 
 
+def test_sem_sim_without_a_table_of_all_cosines(monkeypatch):
+    codes, targets, _, vocabulary = judge()
+    vectors = np.random.default_rng(0).normal(size=(len(vocabulary), 8))
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    whole = metrics.sem_sim(codes, targets, vectors, [1, 2, 4])
+    monkeypatch.setattr(metrics, "_MATRIX_CELLS", 0)
+    monkeypatch.setattr(metrics, "_PAIRS", 2)
+    assert metrics.sem_sim(codes, targets, vectors, [1, 2, 4]) == pytest.approx(whole)
+    for i in (0, 1):
+        cosines = vectors[codes[i][codes[i] >= 0]] @ vectors[targets.code[targets.row == i]].T
+        assert whole[i, -1] == pytest.approx(cosines.max(axis=0).mean())
+
+
 def test_near_duplicates_by_hand():
     lists = {1: ["strawberry yogurt", "strawberry yoghurt", "bread"], 2: ["milk", "bread"], 3: []}
     codes, _, _, vocabulary = judge(lists)

@@ -23,6 +23,9 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 NEAR_DUPLICATE = 90.0
 """rapidfuzz ratio (0..100) from which two queries of one list are near-duplicates."""
 
+_PAIRS = 1024  # target and list pairs compared at a time
+_MATRIX_CELLS = 50_000_000  # largest table of cosines held in memory
+
 COLD_BEHAVIOURS = 3
 """A sample with at most this many earlier behaviours is cold."""
 
@@ -198,31 +201,49 @@ def sem_sim(codes: np.ndarray, targets: Targets, vectors: np.ndarray, ks: Sequen
         vectors: unit vector of each query code.
         ks: cut-offs.
     """
-    order = np.argsort(targets.row, kind="stable")
-    bounds = np.searchsorted(targets.row[order], np.arange(targets.n + 1))
-    wanted, lengths = targets.code[order], (codes >= 0).sum(axis=1)
-    result = np.full((targets.n, len(ks)), np.nan)
-    for row in np.flatnonzero(np.diff(bounds)):
-        if not lengths[row]:
-            result[row] = 0.0
-            continue
-        y = vectors[wanted[bounds[row] : bounds[row + 1]]]
-        cosines = vectors[codes[row, : lengths[row]]] @ y.T
-        result[row] = [cosines[:k].max(axis=0).mean() for k in ks]
-    return result
+    at_k = [k - 1 for k in ks]
+    best = np.zeros((len(targets.row), len(ks)))
+    similar = _similarities(targets.code, codes, vectors)
+    for start in range(0, len(targets.row), _PAIRS):
+        some = slice(start, start + _PAIRS)
+        listed = codes[targets.row[some]]
+        cosines = np.where(listed >= 0, similar(targets.code[some], listed), -np.inf)
+        best[some] = np.maximum.accumulate(cosines, axis=1)[:, at_k]
+    best[np.isneginf(best)] = 0.0  # nothing was listed
+    sums = np.stack([np.bincount(targets.row, column, targets.n) for column in best.T], axis=1)
+    means = np.full(sums.shape, np.nan)
+    np.divide(sums, targets.sizes[:, None], out=means, where=targets.sizes[:, None] > 0)
+    return means
+
+
+def _similarities(
+    wanted: np.ndarray, codes: np.ndarray, vectors: np.ndarray
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """A function (targets (P,), their lists (P, K)) -> cosines (P, K).
+
+    All distinct pairs are multiplied once when they fit in memory; else each pair when it is asked for.
+    """
+    rows, columns = np.unique(wanted), np.unique(codes)
+    if len(rows) * len(columns) > _MATRIX_CELLS:
+        return lambda y, listed: np.matmul(vectors[listed], vectors[y][:, :, None])[:, :, 0]
+    matrix = vectors[rows] @ vectors[columns].T
+    row_of, column_of = np.zeros(len(vectors), dtype=np.int64), np.zeros(len(vectors) + 1, dtype=np.int64)
+    row_of[rows], column_of[columns] = np.arange(len(rows)), np.arange(len(columns))
+    return lambda y, listed: matrix[row_of[y][:, None], column_of[listed]]
 
 
 def near_duplicates(codes: np.ndarray, texts: Sequence[str]) -> np.ndarray:
     """Share of a list's queries that resemble one above them: rapidfuzz ratio >= 90. NaN for empty lists."""
     distinct, inverse = np.unique(codes, axis=0, return_inverse=True)
     shares = np.full(len(distinct), np.nan)
+    above = np.tri(codes.shape[1], k=-1, dtype=bool)
     for row, listed in enumerate(distinct):
         queries = [texts[code] for code in listed if code >= 0]
         if queries:
             ratios = process.cdist(
                 queries, queries, scorer=fuzz.ratio, score_cutoff=NEAR_DUPLICATE, dtype=np.uint8
             )
-            shares[row] = np.tril(ratios, -1).any(axis=1).mean()
+            shares[row] = (ratios.astype(bool) & above[: len(queries), : len(queries)]).any(axis=1).mean()
     return shares[inverse.reshape(-1)]
 
 
