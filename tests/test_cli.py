@@ -185,6 +185,36 @@ def test_import_prints_a_summary(aigq):
     assert "users" in out
 
 
+def test_import_of_any_file_with_a_column_map(aigq, shop):
+    (shop / "own.csv").write_text(
+        "visitor,time,what,q\n1,2024-01-01 10:00,s,red shoes\n2,2024-01-02 10:00,s,hat\n"
+    )
+    column_map = {
+        "user_id": "visitor",
+        "ts": "time",
+        "action": "what",
+        "query": "q",
+        "actions": {"s": "search"},
+    }
+    (shop / "columns.yaml").write_text(yaml.safe_dump(column_map))
+    code, out, err = aigq("import", "files", "own.csv", "--columns", "columns.yaml", "--out", "own", "--json")
+    assert code == DONE, err
+    assert json.loads(out)["events"] == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("- a", "must hold"), ("a: [", "is not YAML"), (None, "no column map")]
+)
+def test_a_wrong_column_map_is_wrong_use(aigq, shop, content, message):
+    (shop / "own.csv").write_text("visitor,time\n")
+    if content is not None:
+        (shop / "wrong.yaml").write_text(content)
+    path = "wrong.yaml" if content is not None else "absent.yaml"
+    code, _, err = aigq("import", "files", "own.csv", "--columns", path, "--out", "wrong")
+    assert code == WRONG_USE
+    assert message in err
+
+
 def test_table_runs_all_stages_and_leaves_a_run_folder(aigq, trained):
     code, out, _ = aigq("table", "--config", "shop.yaml")
     assert code == DONE
