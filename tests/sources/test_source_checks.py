@@ -1,7 +1,9 @@
 """Row-level checks, through the source `files`."""
 
 import csv
+import gzip
 import io
+import json
 from datetime import datetime
 from pathlib import Path
 
@@ -210,3 +212,27 @@ def test_quoted_commas_and_newlines_in_csv(bring, tmp_path):
 def test_a_view_of_path_types(bring, tmp_path):
     log = write_json_lines(tmp_path / "o'brien.jsonl", [GOOD])
     assert bring("files", Path(str(log))).events == 1
+
+
+def test_a_quote_that_never_closes(bring, tmp_path):
+    log = tmp_path / "log.csv"
+    log.write_text(
+        'user_id,ts,action,query\nu,2024-01-01,search,milk\nu,2024-01-01,search,"open\nu,2024-01-02,search,tea\n'
+    )
+    assert bring("files", log).rejected == {"malformed CSV line": 1}
+    (rejected,) = rows(tmp_path / "out", "rejected")
+    assert rejected["row"] == 2
+    assert "tea" in rejected["content"]  # what the quote swallowed can still be read
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_delimiters_byte_order_mark_and_windows_lines(bring, tmp_path, delimiter):
+    lines = ["user_id,ts,action,query", "u,2024-01-01,search,milk"]
+    text = "\r\n".join(lines).replace(",", delimiter)
+    (tmp_path / "log.csv").write_bytes(text.encode("utf-8-sig"))
+    assert bring("files", tmp_path / "log.csv").events == 1
+
+
+def test_gzip(bring, tmp_path):
+    (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode()))
+    assert bring("files", tmp_path / "log.jsonl.gz").events == 1

@@ -186,6 +186,7 @@ GA4 = [
     {
         "event_name": "view_search_results",
         "event_timestamp": "1700000000000000",
+        "user_id": None,
         "user_pseudo_id": "p1",
         "event_params": [
             parameter("search_term", string_value="mug ☕"),

@@ -78,9 +78,10 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
 
 def _open(workspace: Workspace, table: str, path: Path) -> list[str]:
     """Make `table` and give the names of its columns; of a JSON file, the keys of its objects."""
-    if path.suffix == ".parquet":
+    suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if suffix == ".parquet":
         workspace.parquet(table, path)
-    elif path.suffix in (".jsonl", ".ndjson", ".json"):
+    elif suffix in (".jsonl", ".ndjson", ".json"):
         workspace.json_rows(table, [path])
         return sorted(
             row[0] for row in workspace.rows(f"SELECT DISTINCT unnest(json_keys(json)) FROM {table}")

@@ -1,6 +1,7 @@
 """A DuckDB connection that spills to disk, and readers that say clearly what is wrong with a file."""
 
 import codecs
+import csv
 import gzip
 import shutil
 import tempfile
@@ -53,13 +54,22 @@ class Workspace:
         return {row[0]: row[1] for row in self.rows(f"DESCRIBE SELECT * FROM {relation}")}
 
     def csv(self, view: str, path: Path, needed: Sequence[str] = ()) -> None:
-        """A view of a CSV file with a header: all columns text, plus `_row` and `_line`.
+        """A view of a CSV file with a header: all columns text, plus `_row`.
 
         Lines that are not CSV go to the table `malformed` (file, row, content, reason).
         """
         text = self.text(path)
+        with text.open(encoding="utf-8-sig", newline="") as file:
+            header = file.readline().strip()
+        delimiter = max(",;\t|", key=header.count)
+        names = next(csv.reader([header], delimiter=delimiter), [])
+        if not all(names) or len(set(names)) < len(names):
+            raise SourceError(f"{path}: expected a header line of distinct names; found {header[:100]!r}")
+        columns = ", ".join(f"{sql(name)}: 'VARCHAR'" for name in names)
         options = (
-            "header = true, all_varchar = true, quote = '\"', ignore_errors = true, store_rejects = true"
+            f"columns = {{{columns}}}, delim = {sql(delimiter)}, quote = '\"', escape = '\"', header = true, "
+            "auto_detect = false, ignore_errors = true, store_rejects = true, rejects_limit = 0, "
+            "max_line_size = 33554432"
         )
         try:
             self.db.execute(
@@ -167,7 +177,7 @@ class Workspace:
             "CREATE TABLE IF NOT EXISTS malformed (file VARCHAR, row BIGINT, content VARCHAR, reason VARCHAR)"
         )
         self.db.execute(
-            f"INSERT INTO malformed SELECT {sql(path.name)}, line, any_value(csv_line), "
+            f"INSERT INTO malformed SELECT {sql(path.name)}, line - 1, any_value(csv_line), "
             "'malformed CSV line' FROM reject_errors GROUP BY line"
         )
         self.db.execute("DROP TABLE reject_errors")
