@@ -384,11 +384,8 @@ def _print_hints(result: dict[str, Any], *, as_json: bool) -> None:
 
     for user in result["users"]:
         known = f"{user['behaviours']} behaviours" if user["behaviours"] else "not in the log: context only"
-        grid = Table(
-            title=f"{escape(user['user_id'])} on {user['as_of']} ({known}; {result['system']})",
-            title_justify="left",
-            box=None,
-        )
+        print(f"{user['user_id']} on {user['as_of']} ({known}; {result['system']})")
+        grid = Table(box=None)
         for column in ("", "hint", "why"):
             grid.add_column(column, overflow="fold")
         for place, hint in enumerate(user["hints"], start=1):
