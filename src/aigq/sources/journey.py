@@ -77,7 +77,7 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw_items AS
         SELECT product_id::VARCHAR AS item_id, concat_ws(', ', query, {_clean("package_size")}) AS title,
-               list_filter([{_clean("department")}, {_clean("product_category")}, {_clean("product_type")}],
+               list_filter([{_clean("department")}, {_clean("product_category")}],
                            lambda name: name IS NOT NULL) AS category,
                lower(brand) AS brand,
                CASE WHEN package_size IS NOT NULL THEN MAP {{'package_size': {_clean("package_size")}}} END

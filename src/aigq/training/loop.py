@@ -113,6 +113,8 @@ def fit(
     else:
         (folder / "log.jsonl").unlink(missing_ok=True)
     amp = _autocast(model, config)
+    if progress.step == 0:
+        _validate(model, folder, progress, validate, report)  # training on may only improve on its start
     started, timed_from = time.monotonic() - progress.seconds, None
     model.train()
     for epoch in range(progress.step // per_epoch, math.ceil(config.epochs)):
