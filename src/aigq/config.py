@@ -160,7 +160,7 @@ class EbrConfig(Section):
     dim: int = Field(128, ge=8, description="width of both towers' output")
     epochs: int = Field(3, ge=1, description="passes over the training samples")
     batch_size: int = Field(256, ge=2, description="in-batch negatives")
-    learning_rate: float = Field(1e-3, gt=0, description="Adam")
+    learning_rate: float = Field(3e-3, gt=0, description="Adam")
     max_behaviours: int = Field(64, ge=1, description="most recent behaviours read by the user tower")
 
 

@@ -11,6 +11,7 @@ from evaluation_shop import Fixed, config, list_table, one_hot, prepared, sample
 
 from aigq.errors import ConfigError, EmptyLogError
 from aigq.evaluation.lists import file_of
+from aigq.recall.channel import BenchMissing
 from aigq.evaluation.table import build_table, clean, evaluate_rows, subset
 from aigq.tables import LISTS, PREPARED_TABLES
 
@@ -170,6 +171,18 @@ def test_lists_are_made_again_for_other_data_or_after_damage(tmp_path):
     assert channel.fits == 3
     build_table(config(rows=["milk"], max_users=1), run, build=lambda _: channel)
     assert channel.fits == 4
+
+
+def test_a_peer_that_is_not_installed_is_left_out_and_named(tmp_path, capsys):
+    def build(system):
+        if system == "sasrec":
+            raise BenchMissing("install it with: pip install rectools")
+        return Fixed(system, ["milk"])
+
+    result = build_table(config(rows=["sasrec", "milk"]), run_folder(tmp_path), build=build, encode=one_hot)
+    assert [row["system"] for row in result["rows"]] == ["milk"]
+    assert result["skipped"] == {"sasrec": "install it with: pip install rectools"}
+    assert "row sasrec is left out" in capsys.readouterr().err
 
 
 def test_the_table_needs_neither_torch_nor_training():

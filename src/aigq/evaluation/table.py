@@ -29,8 +29,9 @@ from aigq.evaluation.lists import (
     read_lists,
     write_lists,
 )
-from aigq.recall.channel import RecallChannel
-from aigq.samples.prepared import CausalCounts, Prepared
+from aigq.recall.channel import BenchMissing, RecallChannel
+from aigq.prepared import CausalCounts, Prepared
+from aigq.progress import note
 from aigq.tables import Split
 
 METRICS = (
@@ -198,17 +199,24 @@ def build_table(
         samples["sample_id"].to_numpy(),
     )
     made: dict[str, Made] = {}
+    skipped: dict[str, str] = {}
     for system in config.evaluation.rows:
         mark = fingerprint_of(system, version_of(system), data, sample_ids=ids, n=k)
         kept = read_lists(run, system, mark)
         if kept is None:
-            with progress(system, samples.num_rows) as advance:
-                kept = make_lists(system, build(system), prepared, samples, k, advance)
+            try:
+                with progress(system, samples.num_rows) as advance:
+                    kept = make_lists(system, build(system), prepared, samples, k, advance)
+            except BenchMissing as error:
+                note(f"row {system} is left out: {error}")
+                skipped[system] = str(error)
+                continue
             write_lists(run, kept, mark)
         made[system] = kept
     lists = {system: m.lists for system, m in made.items()}
     seconds = {system: m.seconds_per_1k_users for system, m in made.items()}
     result = evaluate_rows(lists, prepared, config, samples=samples, encode=encode, seconds_per_1k=seconds)
+    result["skipped"] = skipped
     with atomic(run / "metrics.json") as partial:
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
         partial.write_text(text + "\n", encoding="utf-8")

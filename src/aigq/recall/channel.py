@@ -3,7 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
+from aigq.errors import UsageError
 from aigq.prepared import Moment, Prepared
+
+
+class BenchMissing(UsageError):
+    """The environment of a peer is not installed; a table goes on without its row."""
 
 
 class Hint(NamedTuple):

@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from aigq.errors import StageError, UsageError
+from aigq.errors import StageError
 from aigq.prepared import CausalCounts, Moment, Prepared
-from aigq.recall.channel import Hint
+from aigq.recall.channel import BenchMissing, Hint
 from aigq.recall.histories import DAY, codes_in, rows_of
 
 PeerName = Literal["sasrec", "ease", "als"]
@@ -34,10 +34,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "als": {"half_life_days": 90.0, "factors": 64, "regularization": 0.05, "alpha": 5.0, "iterations": 15},
     "sasrec": {"factors": 64, "epochs": 5, "session_max_len": 64, "keep_last": 400},
 }
-
-
-class BenchMissing(UsageError):
-    """The peers' Python is not installed; rows that need it can be left out."""
 
 
 def bench_python(variable: str = VARIABLE, start: Path | None = None) -> Path:
