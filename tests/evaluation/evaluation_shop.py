@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from aigq.config import Config, parse
+from aigq.prepared import Prepared
 from aigq.recall.channel import Hint
-from aigq.samples.prepared import Prepared
 from aigq.tables import BEHAVIOURS, LISTS, QUERIES, QUERY_DAYS, SAMPLES, USERS
 
 EPOCH = datetime(1970, 1, 1)

@@ -11,8 +11,8 @@ from evaluation_shop import Fixed, config, list_table, one_hot, prepared, sample
 
 from aigq.errors import ConfigError, EmptyLogError
 from aigq.evaluation.lists import file_of
-from aigq.recall.channel import BenchMissing
 from aigq.evaluation.table import build_table, clean, evaluate_rows, subset
+from aigq.recall.channel import BenchMissing
 from aigq.tables import LISTS, PREPARED_TABLES
 
 SAMPLES = sample_table(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigq.evaluation import metrics
-from aigq.samples.prepared import CausalCounts
+from aigq.prepared import CausalCounts
 
 K = 4
 LISTS = {1: ["milk", "bread", "apple", "gift card"], 2: ["cheese", "oat milk"], 3: []}

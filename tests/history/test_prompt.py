@@ -1,8 +1,10 @@
+import itertools
 from datetime import date
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aigq.config import PromptConfig
 from aigq.history.prompt import (
     SEPARATOR,
     Behaviour,
@@ -14,7 +16,6 @@ from aigq.history.prompt import (
     time_token,
     verbose,
 )
-from aigq.config import PromptConfig
 
 PARTS = PromptParts(
     behaviours=[Behaviour(1, "search", "iphone 17"), Behaviour(0, "click", "phone case")],
@@ -39,7 +40,11 @@ def test_compressed_prompt_reads_like_the_paper():
 def test_every_special_token_of_a_compressed_prompt_is_declared():
     config = PromptConfig(profile=["age"], max_behaviours=2)
     declared = set(special_tokens(config, [{"age": "45-54"}]))
-    used = [p for p in compressed(PARTS).head + sum(compressed(PARTS).records, []) if p.startswith("<")]
+    used = [
+        p
+        for p in [*compressed(PARTS).head, *itertools.chain(*compressed(PARTS).records)]
+        if p.startswith("<")
+    ]
     assert used
     assert set(used) <= declared
 

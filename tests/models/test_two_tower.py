@@ -3,7 +3,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aigq.models.two_tower import HistoryArrays, TwoTower, sampled_softmax, train  # noqa: E402
+from aigq.models.two_tower import HistoryArrays, TwoTower, sampled_softmax, train
 
 
 def tower(texts: int = 6, dim: int = 8) -> TwoTower:

@@ -7,7 +7,9 @@ QUERIES = st.lists(st.sampled_from([f"q{i}" for i in range(12)]), max_size=12)
 
 
 def test_clicked_come_first_in_the_rankers_order_then_its_best():
-    labels = ranked_labels(["c", "a", "z"], ["a", "b", "c", "d"], {"a", "b", "c", "d", "z"}, length=30, tail=5)
+    labels = ranked_labels(
+        ["c", "a", "z"], ["a", "b", "c", "d"], {"a", "b", "c", "d", "z"}, length=30, tail=5
+    )
     assert [(x.query, x.source) for x in labels] == [
         ("a", "clicked"),
         ("c", "clicked"),

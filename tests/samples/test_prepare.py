@@ -8,8 +8,8 @@ from small_logs import START, event
 
 from aigq.config import parse
 from aigq.errors import EmptyLogError, SourceError
+from aigq.prepared import Prepared
 from aigq.samples.prepare import prepare
-from aigq.samples.prepared import Prepared
 from aigq.tables import EVENTS, ITEMS, PREPARED_TABLES, USERS
 
 DAY = 1440

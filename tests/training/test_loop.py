@@ -90,7 +90,10 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path, vocabulary)
     resumed, progress = run(tmp_path / "cut", vocabulary, resume=True)
     assert progress.step == progress.total == 18
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    logs = [[json.loads(x) for x in (tmp_path / d / "log.jsonl").read_text().splitlines()] for d in ("whole", "cut")]
+    logs = [
+        [json.loads(x) for x in (tmp_path / d / "log.jsonl").read_text().splitlines()]
+        for d in ("whole", "cut")
+    ]
     for entry in logs[0] + logs[1]:
         entry.pop("seconds", None)
     assert [e for e in logs[0] if "loss" in e] == [e for e in logs[1] if "loss" in e]

@@ -24,8 +24,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from aigq.prepared import Prepared
 from aigq.recall.channel import Hint, RecallChannel
-from aigq.samples.prepared import Prepared
 from aigq.tables import LISTS, PREPARED_TABLES
 
 Advance = Callable[[int], None]

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from rapidfuzz import fuzz, process
 
-from aigq.samples.prepared import CausalCounts
+from aigq.prepared import CausalCounts
 
 Encode = Callable[[Sequence[str]], np.ndarray]
 """Texts -> unit vectors, shape (texts, dimensions)."""

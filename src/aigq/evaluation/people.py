@@ -5,7 +5,7 @@ from html import escape
 import pyarrow as pa
 
 from aigq.evaluation.metrics import normalise
-from aigq.samples.prepared import Moment, Prepared
+from aigq.prepared import Moment, Prepared
 
 HISTORY_SHOWN = 12
 HINTS_SHOWN = 10

@@ -16,7 +16,7 @@ from aigq.config import Config
 from aigq.evaluation import charts, render
 from aigq.evaluation.lists import atomic
 from aigq.evaluation.people import people
-from aigq.samples.prepared import Prepared
+from aigq.prepared import Prepared
 
 STYLE = Path(__file__).with_name("report.css")
 TRAINING_LOG = Path("models/direct_il_sft/log.jsonl")

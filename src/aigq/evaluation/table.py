@@ -29,9 +29,9 @@ from aigq.evaluation.lists import (
     read_lists,
     write_lists,
 )
-from aigq.recall.channel import BenchMissing, RecallChannel
 from aigq.prepared import CausalCounts, Prepared
 from aigq.progress import note
+from aigq.recall.channel import BenchMissing, RecallChannel
 from aigq.tables import Split
 
 METRICS = (

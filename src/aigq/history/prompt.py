@@ -29,7 +29,22 @@ SEPARATOR = ";;"
 SECTIONS = ("<profile>", "<favourites>", "<trending>", "<behaviours>", "<queries>")
 ACTION_TOKENS = {action: f"<{action}>" for action in ("search", "click", "cart", "purchase")}
 WEEKDAYS = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
-MONTHS = tuple("january february march april may june july august september october november december".split())
+MONTHS = tuple(
+    [
+        "january",
+        "february",
+        "march",
+        "april",
+        "may",
+        "june",
+        "july",
+        "august",
+        "september",
+        "october",
+        "november",
+        "december",
+    ]
+)
 _EPOCH = date(1970, 1, 1)
 _DAY_STEPS = (0, 1, 2, 3, 4, 5, 6, 7, 14, 21, 28, 60, 90, 180, 365)
 
@@ -78,7 +93,9 @@ def time_token(days_ago: int) -> str:
 
 def special_tokens(config: PromptConfig, profiles: Iterable[dict[str, str]]) -> list[str]:
     """All special tokens of a compressed prompt, in a fixed order; profile values come from `profiles`."""
-    values = sorted({f"<{name}={value}>" for p in profiles for name, value in p.items() if name in config.profile})
+    values = sorted(
+        {f"<{name}={value}>" for p in profiles for name, value in p.items() if name in config.profile}
+    )
     return [
         *SECTIONS,
         *ACTION_TOKENS.values(),
@@ -124,7 +141,10 @@ def verbose(parts: PromptParts) -> Pieces:
         head.append(f"Today is a {WEEKDAYS[today.weekday()]} in {MONTHS[today.month - 1]}.\n")
     n = len(parts.behaviours)
     records = [
-        [f"{n - i} | {time_token(b.days_ago)[1:-1].replace('_', ' ')} | {b.action} | ", clean(b.text) + SEPARATOR]
+        [
+            f"{n - i} | {time_token(b.days_ago)[1:-1].replace('_', ' ')} | {b.action} | ",
+            clean(b.text) + SEPARATOR,
+        ]
         for i, b in enumerate(parts.behaviours)
     ]
     return Pieces([*head, "Behaviours: index | time | behaviour | content\n"], records, ["\nQueries: "])

@@ -7,6 +7,7 @@ repeat, and text that fewer than k users issued cannot be written at all (METHOD
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from transformers import LogitsProcessor, PreTrainedModel
@@ -132,10 +133,15 @@ def generate_lists(
         ids[i, width - len(prompt) :] = torch.tensor(prompt)
         mask[i, width - len(prompt) :] = 1
     processor = ListProcessor(trees, length, vocabulary.end, width)
-    sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k} if temperature > 0 else {"do_sample": False}
+    sampling: dict[str, Any] = (
+        {"do_sample": True, "temperature": temperature, "top_k": top_k}
+        if temperature > 0
+        else {"do_sample": False}
+    )
     was_training = model.training
     model.eval()
-    model.generate(
+    decoder: Any = model
+    decoder.generate(
         ids.to(model.device),
         attention_mask=mask.to(model.device),
         max_new_tokens=length * tokens_per_query + 1,

@@ -37,8 +37,6 @@ class DirectGenerator:
         self._config = config
         self._vocabulary = Vocabulary.load(folder)
         self._model = generator.load(folder)
-        if generator.torch.cuda.is_available():
-            self._model.to("cuda")
 
     def fit(self, prepared: Prepared) -> None:
         """Nothing is learned here: the weights come from `aigq train sft`."""
@@ -68,7 +66,8 @@ class DirectGenerator:
             )
             for i, queries in zip(rows, drawn, strict=True):
                 lists[i] = [
-                    Hint(q, 1.0 / rank, explain(q, parts[i], self._category)) for rank, q in enumerate(queries, 1)
+                    Hint(q, 1.0 / rank, explain(q, parts[i], self._category))
+                    for rank, q in enumerate(queries, 1)
                 ]
         return lists
 

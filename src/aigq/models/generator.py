@@ -36,10 +36,18 @@ def build(config: GeneratorConfig, vocabulary: Vocabulary, context: int, seed: i
 
 
 def load(folder: str | Path) -> PreTrainedModel:
-    """A saved model folder, weights from safetensors only, in float32."""
-    return AutoModelForCausalLM.from_pretrained(
+    """A saved model folder, weights from safetensors only, in float32; on the GPU when there is one."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
     )
+    return to_device(model)
+
+
+def to_device(model: PreTrainedModel) -> PreTrainedModel:
+    """The same model on the GPU when there is one."""
+    module: torch.nn.Module = model
+    module.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model
 
 
 def extend_pretrained(base: str, special: Sequence[str]) -> tuple[PreTrainedModel, Vocabulary]:
@@ -55,12 +63,21 @@ def extend_pretrained(base: str, special: Sequence[str]) -> tuple[PreTrainedMode
     parts = {token: tokenizer.encode(text, add_special_tokens=False) for token, text in words.items()}
     tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    matrices = {id(w): w for w in (model.get_input_embeddings().weight, model.get_output_embeddings().weight)}
+    both = (_matrix(model.get_input_embeddings()), _matrix(model.get_output_embeddings()))
+    matrices = {id(weight): weight for weight in both}
     with torch.no_grad():
-        for matrix in matrices.values():  # one when tied
+        for matrix in matrices.values():  # one when they are tied
             for token, ids in parts.items():
                 matrix[tokenizer.convert_tokens_to_ids(token)] = matrix[ids].mean(dim=0)
     return model, Vocabulary(tokenizer)
+
+
+def _matrix(module: object) -> torch.Tensor:
+    """The weight matrix (V, d) of an embedding or of the output layer."""
+    weight = getattr(module, "weight", None)
+    if not isinstance(weight, torch.Tensor):
+        raise TypeError(f"{type(module).__name__} holds no weight matrix")
+    return weight
 
 
 def words_of(token: str) -> str:
@@ -76,9 +93,9 @@ def start_from_encoder(
     Tokens that are words or whole queries then start near their synonyms. The reduction keeps the principal
     directions, and the result keeps the random matrix's scale.
     """
-    weight = model.get_input_embeddings().weight
+    weight = _matrix(model.get_input_embeddings())
     tokenizer = vocabulary.tokenizer
-    texts = [words_of(tokenizer.decode([i])).strip("; ") or " " for i in range(weight.shape[0])]
+    texts = [words_of(str(tokenizer.decode([i]))).strip("; ") or " " for i in range(weight.shape[0])]
     vectors = torch.from_numpy(encode(texts)).float()  # (V, d_encoder)
     vectors = vectors - vectors.mean(dim=0)
     _, _, directions = torch.linalg.svd(vectors, full_matrices=False)

@@ -15,7 +15,9 @@ from aigq.history.prompt import SEPARATOR, Pieces, fit_to_budget
 PAD, END = "<pad>", "<end>"
 
 
-def train_tokenizer(texts: Iterable[tuple[str, int]], vocab_size: int, special: Sequence[str]) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[tuple[str, int]], vocab_size: int, special: Sequence[str]
+) -> PreTrainedTokenizerFast:
     """Byte-level BPE over (text, count) pairs; pre-tokens are whole texts up to and with their separator."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -32,7 +34,9 @@ def train_tokenizer(texts: Iterable[tuple[str, int]], vocab_size: int, special: 
         show_progress=False,
     )
     tokenizer.train_from_iterator((text + SEPARATOR for text, n in texts for _ in range(n)), trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, padding_side="left"
+    )
 
 
 class Vocabulary:

@@ -128,5 +128,3 @@ def _in_order(table: ir.Table, place: str, value: str) -> ir.ArrayValue:
     """The values of a group as a list, by place and value; the sort is on the list, as every backend can."""
     pairs = ibis.struct({"place": table[place], "value": table[value]}).collect().sort()
     return pairs.map(lambda row: row["value"])
-
-

@@ -9,7 +9,9 @@ fusion of recall channels below, until a CTR model trained on exposures takes it
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-_FUSION_OFFSET = 20  # rank 1 counts 1/21: flat enough that two channels' agreement beats one channel's first place
+_FUSION_OFFSET = (
+    20  # rank 1 counts 1/21: flat enough that two channels' agreement beats one channel's first place
+)
 
 
 class Label(NamedTuple):
@@ -41,7 +43,9 @@ def ranked_labels(
         (q for q in dict.fromkeys(targets) if q in allowed), key=lambda q: position.get(q, len(position))
     )[:length]
     rest = [q for q in ranking if q in allowed and q not in set(clicked)]
-    return [Label(q, "clicked") for q in clicked] + [Label(q, "ranker") for q in rest[: max(0, tail - len(clicked))]]
+    return [Label(q, "clicked") for q in clicked] + [
+        Label(q, "ranker") for q in rest[: max(0, tail - len(clicked))]
+    ]
 
 
 def fuse(rankings: Mapping[str, Sequence[str]], weights: Mapping[str, float]) -> list[str]:

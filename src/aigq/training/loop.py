@@ -54,7 +54,9 @@ def batches(data: EncodedLists, batch_size: int, seed: int, epoch: int) -> Itera
         yield result[i]
 
 
-def collate(data: EncodedLists, rows: np.ndarray, pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def collate(
+    data: EncodedLists, rows: np.ndarray, pad: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Left-padded ids (B, T), attention mask (B, T) and target weights (B, T)."""
     width = int(data.lengths()[rows].max())
     ids = np.full((len(rows), width), pad, np.int64)
@@ -69,7 +71,7 @@ def collate(data: EncodedLists, rows: np.ndarray, pad: int) -> tuple[torch.Tenso
 
 
 def list_loss(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted token NLL, each list counting equally. logits (B, L+1, V) predict ids (B, L), weights (B, L)."""
+    """Weighted token NLL, each list counting equally; logits (B, L+1, V) predict ids (B, L)."""
     nll = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), ids, reduction="none")  # (B, L)
     return ((nll * weights).sum(dim=1) / weights.sum(dim=1)).mean()
 
@@ -132,7 +134,9 @@ def fit(
                 timed_from = time.monotonic()
             if config.max_minutes and timed_from and progress.step == 5 + _TIMED_STEPS:
                 per_step = (time.monotonic() - timed_from) / _TIMED_STEPS
-                progress.total = max(progress.step, min(progress.total, int(config.max_minutes * 60 / per_step)))
+                progress.total = max(
+                    progress.step, min(progress.total, int(config.max_minutes * 60 / per_step))
+                )
             entry = {"step": progress.step, "of": progress.total, "loss": loss, "lr": rate}
             report(entry)
             if progress.step % 10 == 0:
@@ -170,7 +174,9 @@ def _step(
 
 def _autocast(model: PreTrainedModel, config: SftConfig) -> torch.autocast:
     cuda = model.device.type == "cuda"
-    wanted = config.dtype == "bfloat16" or (config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported())
+    wanted = config.dtype == "bfloat16" or (
+        config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported()
+    )
     return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=wanted)
 
 
@@ -188,10 +194,12 @@ def _validate(
         model.save_pretrained(folder / "best")
 
 
-def _save(
-    folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress
-) -> None:
-    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "progress": dict(progress.__dict__)}
+def _save(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    state: dict[str, Any] = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "progress": dict(progress.__dict__),
+    }
     state["random"] = torch.get_rng_state()
     part = folder / "checkpoint.part"
     torch.save(state, part)

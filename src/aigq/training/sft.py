@@ -30,7 +30,7 @@ _LIST_TOKENS = 6  # room a query may take in the context
 
 
 def variant(config: Config, system: str) -> Config:
-    """The config of one row. `direct_sft` is the paper's SFT row: log order, verbose prompt (METHOD section 4)."""
+    """The config of one row. `direct_sft` is the paper's SFT row: log order, verbose prompt."""
     if system == "direct_il_sft":
         return config
     if system == "direct_sft":
@@ -40,7 +40,9 @@ def variant(config: Config, system: str) -> Config:
     raise ConfigError(f"unknown system {system}; known: {', '.join(SYSTEMS)}")
 
 
-def train_sft(config: Config, run: Path, *, resume: bool = False, system: str = "direct_il_sft") -> dict[str, Any]:
+def train_sft(
+    config: Config, run: Path, *, resume: bool = False, system: str = "direct_il_sft"
+) -> dict[str, Any]:
     """Train one system and leave its model folder in RUN/models/SYSTEM.
 
     Returns the summary that is also written to training.json: steps, tokens, seconds, best validation HR.
@@ -55,7 +57,9 @@ def train_sft(config: Config, run: Path, *, resume: bool = False, system: str = 
         folder.mkdir()
         marker_content = {"key": key, **_encode(config, run, folder)}
         marker.write_text(json.dumps(marker_content))
-    summary = fit_folder(folder, config.sft, config.seed, resume=resume, batch_size=config.decoding.batch_size)
+    summary = fit_folder(
+        folder, config.sft, config.seed, resume=resume, batch_size=config.decoding.batch_size
+    )
     for file in (folder / "best").iterdir():
         shutil.copy2(file, folder.parent / file.name)
     (folder.parent / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -75,9 +79,8 @@ def fit_folder(
     if config.lora_rank:
         from peft import LoraConfig, get_peft_model
 
-        model = get_peft_model(model, LoraConfig(r=config.lora_rank, target_modules="all-linear"))
-    if generator.torch.cuda.is_available():
-        model.to("cuda")
+        adapted: Any = get_peft_model(model, LoraConfig(r=config.lora_rank, target_modules="all-linear"))
+        model = adapted
     vocabulary = Vocabulary.load(folder / "init")
     data = EncodedLists.load(folder / "train.npz")
     with task("training steps") as advance:
@@ -144,8 +147,8 @@ def _encode(config: Config, run: Path, folder: Path) -> dict[str, int]:
     valid = _subset(prepared.split("valid"), config.sft.eval_samples, config.seed)
     if train.num_rows == 0 or valid.num_rows == 0 or not allowed:
         raise EmptyLogError(
-            f"{train.num_rows} training and {valid.num_rows} validation samples, {len(allowed)} queries issued by "
-            f"{config.samples.k_users} users or more: nothing to learn from; see split.* and samples.k_users"
+            f"{train.num_rows} training and {valid.num_rows} validation samples, {len(allowed)} queries "
+            f"issued by {config.samples.k_users} users: nothing to learn from; see split and samples.k_users"
         )
     vocabulary = _start(config, prepared, queries, folder / "init")
     writer = prompt_writer(config, prepared)
@@ -155,7 +158,9 @@ def _encode(config: Config, run: Path, folder: Path) -> dict[str, int]:
         targets = samples["targets"].to_pylist()
         labels: Sequence[Sequence[Label]]
         if name == "valid":
-            labels = [[Label("", "clicked")]] * len(moments)  # prompts only: validation compares generated lists
+            labels = [[Label("", "clicked")]] * len(
+                moments
+            )  # prompts only: validation compares generated lists
         elif config.sft.labels == "log_order":
             labels = [log_order_labels(t, allowed, config.samples.list_length) for t in targets]
         else:
@@ -229,8 +234,12 @@ def _subset(samples: Any, n: int | None, seed: int) -> Any:
 
 
 def _fingerprint(config: Config, run: Path) -> str:
-    parts = config.model_dump(mode="json", include={"seed", "split", "samples", "prompt", "generator", "encoder"})
-    parts["sft"] = {k: getattr(config.sft, k) for k in ("labels", "ranker", "tail", "tail_weight", "max_samples")}
+    parts = config.model_dump(
+        mode="json", include={"seed", "split", "samples", "prompt", "generator", "encoder"}
+    )
+    parts["sft"] = {
+        k: getattr(config.sft, k) for k in ("labels", "ranker", "tail", "tail_weight", "max_samples")
+    }
     parts["sft"]["eval_samples"] = config.sft.eval_samples
     parts["channels"] = config.channels.model_dump(mode="json", exclude={"llms"})
     summary = run / "prepared" / "summary.json"
