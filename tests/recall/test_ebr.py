@@ -1,6 +1,6 @@
 import pytest
-from tests.recall.conftest import GROUPS
-from tests.recall.contract import K_USERS, check
+from channel_contract import K_USERS, check
+from recall_shop import GROUPS
 
 from aigq.config import EbrConfig
 from aigq.prepared import Prepared

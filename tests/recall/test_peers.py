@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from tests.recall.contract import K_USERS, check
+from channel_contract import K_USERS, check
 
 from aigq.errors import StageError
 from aigq.prepared import Prepared

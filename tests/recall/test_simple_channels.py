@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from tests.recall.conftest import GROUPS
-from tests.recall.contract import K_USERS, check
+from channel_contract import K_USERS, check
+from recall_shop import GROUPS
 
 from aigq.config import parse
 from aigq.errors import StageError, UsageError

@@ -6,9 +6,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from channel_contract import K_USERS, check
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.recall.contract import K_USERS, check
 
 from aigq.config import LlmConfig
 from aigq.errors import StageError, UsageError

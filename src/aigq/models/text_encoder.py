@@ -56,14 +56,13 @@ class TextEncoder:
 
     def _loaded(self) -> Any:
         if self._model is None:
-            os.environ.setdefault("HF_HUB_OFFLINE", "1")
-            os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
             from sentence_transformers import SentenceTransformer
             from transformers.utils import logging
 
             try:
                 logging.disable_progress_bar()
-                self._model = SentenceTransformer(self._folder)
+                offline = os.environ.get("HF_HUB_OFFLINE", "1") != "0"
+                self._model = SentenceTransformer(self._folder, local_files_only=offline)
             except (OSError, ValueError) as error:
                 reason = str(error).splitlines()[0]
                 raise UsageError(
