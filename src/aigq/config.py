@@ -79,6 +79,11 @@ class PromptConfig(Section):
         0, ge=0, description="the user's own most frequent queries, in the profile; 0: leave out"
     )
     favourites_half_life_days: float = Field(90.0, gt=0, description="decay of those frequencies")
+    favourites_prior: float = Field(
+        0.0,
+        ge=0,
+        description="smooths those frequencies: so many pseudo-issues, spread like the shop's recent issues",
+    )
     profile: list[str] = Field([], description="profile fields of the users table to include, in this order")
     calendar: bool = Field(False, description="weekday and month of the moment of the prompt")
     trending: int = Field(
@@ -114,8 +119,9 @@ class SftConfig(Section):
         description="log_order: the plain SFT row; ranked: clicked first, then the ranker's order (IL-SFT)",
     )
     ranker: dict[str, float] = Field(
-        {"personal": 1.0, "coclick": 0.3, "popular": 0.3},
-        description="bootstrap mode's ranker: recall channels and their weights in the rank fusion",
+        {"personal": 1.0, "popular": 50.0},
+        description="bootstrap mode's ranker: recall channels, and what each one's scores are multiplied by "
+        "before they are added (personal scores are counts, popular scores are shares of all issues)",
     )
     tail: int = Field(
         30, ge=0, description="fill ranked labels up to this length with the ranker's top-K; 0: no tail"
@@ -195,6 +201,15 @@ class EbrConfig(Section):
     max_behaviours: int = Field(64, ge=1, description="most recent behaviours read by the user tower")
 
 
+class RankerConfig(Section):
+    """Gradient-boosted trees over what the log says about a shopper and a query."""
+
+    max_samples: int = Field(12000, ge=1, description="trained on so many of the latest training samples")
+    trees: int = Field(300, ge=1, description="boosting rounds")
+    leaves: int = Field(31, ge=2, description="of a tree")
+    learning_rate: float = Field(0.05, gt=0, description="shrinkage of each tree")
+
+
 class LlmConfig(Section):
     """A zero-shot row: any OpenAI-compatible endpoint."""
 
@@ -219,6 +234,7 @@ class ChannelsConfig(Section):
     personal: PersonalConfig = PersonalConfig()
     coclick: CoClickConfig = CoClickConfig()
     ebr: EbrConfig = EbrConfig()
+    ranker: RankerConfig = RankerConfig()
     llms: dict[str, LlmConfig] = Field(
         {}, description="zero-shot rows by name; the row is called zero_shot:NAME"
     )
@@ -229,7 +245,7 @@ class EvaluationConfig(Section):
 
     rows: list[str] = Field(
         ["popular", "personal", "coclick", "ebr", "direct_il_sft"],
-        description="popular, personal, coclick, sasrec, ease, als, ebr, zero_shot:NAME, direct_sft, "
+        description="popular, personal, coclick, ranker, sasrec, ease, als, ebr, zero_shot:NAME, direct_sft, "
         "direct_il_sft",
     )
     ks: list[int] = Field([10, 30], description="cut-offs; the last one is the main one")

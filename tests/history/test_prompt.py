@@ -32,8 +32,9 @@ def flat(pieces):
 
 def test_compressed_prompt_reads_like_the_paper():
     assert flat(compressed(PARTS)) == (
-        "<profile><age=45-54><favourites>whole milk;;<trending>egg nog;;<december><friday>"
-        "<behaviours><2><1_day_ago><search>iphone 17;;<1><today><click>phone case;;<queries>"
+        "<profile><age=45-54><december><friday>"
+        "<behaviours><2><1_day_ago><search>iphone 17;;<1><today><click>phone case;;"
+        "<trending>egg nog;;<favourites>whole milk;;<queries>"
     )
 
 
@@ -42,7 +43,11 @@ def test_every_special_token_of_a_compressed_prompt_is_declared():
     declared = set(special_tokens(config, [{"age": "45-54"}]))
     used = [
         p
-        for p in [*compressed(PARTS).head, *itertools.chain(*compressed(PARTS).records)]
+        for p in [
+            *compressed(PARTS).head,
+            *itertools.chain(*compressed(PARTS).records),
+            *compressed(PARTS).tail,
+        ]
         if p.startswith("<")
     ]
     assert used

@@ -24,8 +24,9 @@ def test_log_order_keeps_the_log():
 
 
 def test_fusion_by_hand():
-    # a: 1/21 + 0.5/22 = 0.07035, b: 1/22 + 0.5/21 = 0.06926, c: 1/23 = 0.04348
-    assert fuse({"x": ["a", "b", "c"], "y": ["b", "a"]}, {"x": 1.0, "y": 0.5}) == ["a", "b", "c"]
+    # b: 2 + 10 * 0.3 = 5, a: 3 + 10 * 0.1 = 4, c: 10 * 0.4 = 4, after a by its text
+    own, shop = {"a": 3.0, "b": 2.0}, {"b": 0.3, "a": 0.1, "c": 0.4}
+    assert fuse({"own": own, "shop": shop}, {"own": 1.0, "shop": 10.0}) == ["b", "a", "c"]
 
 
 @given(QUERIES, QUERIES.map(lambda q: list(dict.fromkeys(q))), st.integers(1, 12), st.integers(0, 12))

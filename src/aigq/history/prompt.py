@@ -4,10 +4,11 @@ A prompt is a list of pieces, and every piece is either one special token or one
 separator `;;`. Pieces are tokenised on their own, so that a query is the same tokens wherever it stands:
 in the favourites, in the trend, in a behaviour, in the generated list. Copying is then a lookup.
 
-    <profile><age=45-54> <favourites>whole milk;;white bread;; <trending>egg nog;; <december><friday>
-    <behaviours><1><today><search>iphone 17;;<2><1_day_ago><click>phone case;; <queries>
+    <profile><age=45-54> <december><friday> <behaviours><2><1_day_ago><click>phone case;;
+    <1><today><search>iphone 17;; <trending>egg nog;; <favourites>whole milk;;white bread;; <queries>
 
-`<1>` is the most recent behaviour, so an index means the same thing however long the history is.
+`<1>` is the most recent behaviour, so an index means the same thing however long the history is. What a list
+mostly copies from, the favourites, stands last: then it is at the same distance in every prompt.
 """
 
 from __future__ import annotations
@@ -109,13 +110,9 @@ def special_tokens(config: PromptConfig, profiles: Iterable[dict[str, str]]) -> 
 
 def compressed(parts: PromptParts) -> Pieces:
     """The paper's compressed prompt: special tokens for small vocabularies, no instruction text."""
-    head: list[str] = []
+    head, tail = [], []
     if parts.profile:
         head += ["<profile>", *(f"<{name}={value}>" for name, value in parts.profile)]
-    if parts.favourites:
-        head += ["<favourites>", *(clean(q) + SEPARATOR for q in parts.favourites)]
-    if parts.trending:
-        head += ["<trending>", *(clean(q) + SEPARATOR for q in parts.trending)]
     if parts.day is not None:
         today = _EPOCH + timedelta(days=parts.day)
         head += [f"<{MONTHS[today.month - 1]}>", f"<{WEEKDAYS[today.weekday()]}>"]
@@ -124,18 +121,19 @@ def compressed(parts: PromptParts) -> Pieces:
         [f"<{n - i}>", time_token(b.days_ago), ACTION_TOKENS[b.action], clean(b.text) + SEPARATOR]
         for i, b in enumerate(parts.behaviours)
     ]
-    return Pieces([*head, "<behaviours>"], records, ["<queries>"])
+    if parts.trending:
+        tail += ["<trending>", *(clean(q) + SEPARATOR for q in parts.trending)]
+    if parts.favourites:
+        tail += ["<favourites>", *(clean(q) + SEPARATOR for q in parts.favourites)]
+    return Pieces([*head, "<behaviours>"], records, [*tail, "<queries>"])
 
 
 def verbose(parts: PromptParts) -> Pieces:
-    """The uncompressed prompt of the ablation: plain sentences, one line a behaviour."""
+    """The uncompressed prompt of the ablation: plain sentences, one line a behaviour, the same order."""
     head = ["Recommend the next search queries of this shopper, most likely first, each followed by ;;\n"]
+    tail = []
     if parts.profile:
         head.append("Profile: " + ", ".join(f"{name} {value}" for name, value in parts.profile) + "\n")
-    if parts.favourites:
-        head += ["Most frequent queries: ", *(clean(q) + SEPARATOR for q in parts.favourites), "\n"]
-    if parts.trending:
-        head += ["Trending in the shop: ", *(clean(q) + SEPARATOR for q in parts.trending), "\n"]
     if parts.day is not None:
         today = _EPOCH + timedelta(days=parts.day)
         head.append(f"Today is a {WEEKDAYS[today.weekday()]} in {MONTHS[today.month - 1]}.\n")
@@ -147,7 +145,13 @@ def verbose(parts: PromptParts) -> Pieces:
         ]
         for i, b in enumerate(parts.behaviours)
     ]
-    return Pieces([*head, "Behaviours: index | time | behaviour | content\n"], records, ["\nQueries: "])
+    if parts.trending:
+        tail += ["\nTrending in the shop: ", *(clean(q) + SEPARATOR for q in parts.trending)]
+    if parts.favourites:
+        tail += ["\nMost frequent queries: ", *(clean(q) + SEPARATOR for q in parts.favourites)]
+    return Pieces(
+        [*head, "Behaviours: index | time | behaviour | content\n"], records, [*tail, "\nQueries: "]
+    )
 
 
 class PromptWriter:
@@ -175,7 +179,7 @@ class PromptWriter:
         return PromptParts(
             behaviours=[Behaviour(moment.day - day, a, t) for day, a, t in zip(*columns, strict=True)],
             profile=[(name, profile[name]) for name in config.profile if name in profile],
-            favourites=favourites(moment, config.favourites, config.favourites_half_life_days),
+            favourites=self._favourites(moment),
             trending=self._top(moment.day),
             day=moment.day if config.calendar else None,
         )
@@ -184,6 +188,15 @@ class PromptWriter:
         """The prompt of one moment in the configured style."""
         return (compressed if self._config.style == "compressed" else verbose)(self.parts(moment))
 
+    def _favourites(self, moment: Moment) -> list[str]:
+        """The shopper's most frequent queries, each count smoothed by what the shop is looking for now."""
+        config = self._config
+        own = own_counts(moment, config.favourites_half_life_days) if config.favourites else {}
+        if own and config.favourites_prior:
+            share = self._trend.share(moment.day)
+            own = {q: n + config.favourites_prior * share.get(q, 0.0) for q, n in own.items()}
+        return sorted(own, key=lambda q: -own[q])[: config.favourites]
+
     def _top(self, day: int) -> list[str]:
         if day not in self._trending:
             top = self._trend.top(day, self._config.trending, self._k_users) if self._config.trending else []
@@ -191,11 +204,10 @@ class PromptWriter:
         return self._trending[day]
 
 
-def favourites(moment: Moment, n: int, half_life_days: float) -> list[str]:
-    """The user's n most frequent own queries, each issue decayed by its age; ties go to the later one."""
-    rows = moment.history.num_rows
-    if n == 0 or rows == 0:
-        return []
+def own_counts(moment: Moment, half_life_days: float) -> dict[str, float]:
+    """The user's own queries and how often they were issued, each time decayed by its age; latest first."""
+    if moment.history.num_rows == 0:
+        return {}
     column = moment.history["query"].combine_chunks().dictionary_encode()
     codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     known = codes >= 0
@@ -205,8 +217,8 @@ def favourites(moment: Moment, n: int, half_life_days: float) -> list[str]:
     counts = np.bincount(codes[known], weights, size)
     last = np.full(size, -1)
     np.maximum.at(last, codes[known], np.flatnonzero(known))
-    best = np.lexsort((-last, -counts))[:n]
-    return [column.dictionary[int(i)].as_py() for i in best]
+    texts = column.dictionary.to_pylist()
+    return {texts[i]: float(counts[i]) for i in np.argsort(-last)}
 
 
 def fit_to_budget(head: int, records: Sequence[int], tail: int, budget: int) -> int:

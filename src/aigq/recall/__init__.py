@@ -6,7 +6,7 @@ from aigq.config import Config
 from aigq.errors import UsageError
 from aigq.recall.channel import Hint, RecallChannel
 
-CHANNELS = ("popular", "personal", "coclick", "sasrec", "ease", "als", "ebr", "zero_shot:NAME")
+CHANNELS = ("popular", "personal", "coclick", "ranker", "sasrec", "ease", "als", "ebr", "zero_shot:NAME")
 
 __all__ = ["CHANNELS", "Hint", "RecallChannel", "build_channel"]
 
@@ -39,6 +39,10 @@ def build_channel(name: str, config: Config, run: Path) -> RecallChannel:
             from aigq.recall.coclick import CoClick
 
             return CoClick(channels.coclick.neighbours, channels.coclick.half_life_days, k_users)
+        case "ranker":
+            from aigq.recall.ranker import Ranker
+
+            return Ranker(channels.ranker, k_users, config.seed)
         case "ebr":
             from aigq.models.text_encoder import TextEncoder
             from aigq.recall.ebr import Ebr

@@ -53,16 +53,11 @@ class CoClick:
         """Count who issued what and which query led to which item, in the training rows."""
         self._counts = CausalCounts(prepared.query_days, None)
         vocabulary = self._counts.queries
-        rows = prepared.training_rows().select(["user_id", "query", "item_id"])
-        rows = rows.filter(pc.is_valid(rows["query"]))
-        query = codes_in(rows["query"], vocabulary)
-        by_user = _incidence(rows["user_id"], query, len(vocabulary))
-        by_item = _incidence(rows["item_id"], query, len(vocabulary))
-        similar = _similarity(by_user, self._power) + self._item_weight * _similarity(by_item, self._power)
-        kept = _strongest(similar.tocsr(), self._neighbours)
+        rows = prepared.training_rows()
+        kept = similarities(rows, vocabulary, self._neighbours, self._item_weight, self._power)
         itself = self._self_weight * sparse.eye(len(vocabulary), format="csr")
         self._similar = (kept + itself).astype(np.float32)
-        self._query_of_item = _main_query(rows)
+        self._query_of_item = _main_query(rows.filter(pc.is_valid(rows["query"])))
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
         """At most n neighbours per moment; nothing for an empty history."""
@@ -94,6 +89,18 @@ class CoClick:
             return []
         shares = self._similar[own.indices][:, columns].toarray() * own.data[:, None]
         return [str(q) for q in self._counts.queries[own.indices[np.argmax(shares, axis=0)]]]
+
+
+def similarities(
+    rows: pa.Table, vocabulary: np.ndarray, neighbours: int, item_weight: float = 1.0, power: float = 0.0
+) -> sparse.csr_matrix:
+    """The strongest similarities (Q, Q) of the queries of behaviours, as `CoClick` describes them."""
+    rows = rows.filter(pc.is_valid(rows["query"]))
+    query = codes_in(rows["query"], vocabulary)
+    by_user = _incidence(rows["user_id"], query, len(vocabulary))
+    by_item = _incidence(rows["item_id"], query, len(vocabulary))
+    similar = _similarity(by_user, power) + item_weight * _similarity(by_item, power)
+    return _strongest(similar.tocsr(), neighbours)
 
 
 def _incidence(owners: pa.ChunkedArray, query: np.ndarray, size: int) -> sparse.csr_matrix:

@@ -32,5 +32,5 @@ class Popular:
         by_day: dict[int, list[Hint]] = {}
         for day in {moment.day for moment in moments}:
             top = self._counts.top(day, n, self._k)
-            by_day[day] = [Hint(query, count, "popular in the shop these days") for query, count in top]
+            by_day[day] = [Hint(query, share, "popular in the shop these days") for query, share in top]
         return [list(by_day[moment.day]) for moment in moments]

@@ -9,10 +9,6 @@ fusion of recall channels below, until a CTR model trained on exposures takes it
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
-_FUSION_OFFSET = (
-    20  # rank 1 counts 1/21: flat enough that two channels' agreement beats one channel's first place
-)
-
 
 class Label(NamedTuple):
     """One query of a label list and where it came from."""
@@ -48,10 +44,14 @@ def ranked_labels(
     ]
 
 
-def fuse(rankings: Mapping[str, Sequence[str]], weights: Mapping[str, float]) -> list[str]:
-    """Weighted reciprocal rank fusion: score(q) = sum over channels of w / (20 + rank), ties by text."""
+def fuse(proposals: Mapping[str, Mapping[str, float]], weights: Mapping[str, float]) -> list[str]:
+    """Weighted sum of scores: score(q) = sum over channels of w_c s_c(q), best first, ties by text.
+
+    With personal counts and popular shares it is the Dirichlet-smoothed frequency of a query: its own count
+    plus w_popular pseudo-counts spread over the shop's queries.
+    """
     scores: dict[str, float] = {}
-    for channel, ranking in rankings.items():
-        for rank, query in enumerate(ranking, start=1):
-            scores[query] = scores.get(query, 0.0) + weights[channel] / (_FUSION_OFFSET + rank)
+    for channel, proposed in proposals.items():
+        for query, score in proposed.items():
+            scores[query] = scores.get(query, 0.0) + weights[channel] * score
     return sorted(scores, key=lambda q: (-scores[q], q))

@@ -25,7 +25,7 @@ from aigq.training import loop
 from aigq.training.encoding import EncodedLists, encode_lists
 
 SYSTEMS = ("direct_il_sft", "direct_sft")
-_RANKED = 50  # the ranker orders at least this many queries a moment
+_RANKED = 200  # queries that each channel scores for the ranker
 _LIST_TOKENS = 6  # room a query may take in the context
 
 
@@ -223,7 +223,7 @@ def _rankings(config: Config, run: Path, prepared: Any, moments: Sequence[Any]) 
         channel.fit(prepared)
         proposals[name] = channel.recommend(moments, _RANKED)
     for i in range(len(moments)):
-        yield fuse({name: [hint.query for hint in lists[i]] for name, lists in proposals.items()}, weights)
+        yield fuse({name: {h.query: h.score for h in lists[i]} for name, lists in proposals.items()}, weights)
 
 
 def _subset(samples: Any, n: int | None, seed: int) -> Any:

@@ -1,0 +1,224 @@
+"""What the ranker knows about a (moment, query) pair, all of it earlier than the moment.
+
+The own-history, category and similarity features are computed for many moments at once; a pair is addressed
+by key = moment * Q + query, with Q the size of the vocabulary.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+from rapidfuzz import fuzz, process
+from scipy import sparse
+
+from aigq.prepared import CausalCounts, Moment, Prepared
+from aigq.recall.coclick import similarities
+from aigq.recall.histories import Rows, Servable, best_columns, rows_of
+
+OWN_HALF_LIVES: Final = (7.0, 30.0, 90.0)
+SHOP_HALF_LIVES: Final = (1.0, 4.0, 16.0, 64.0)
+NEIGHBOURS: Final = 200
+NEVER: Final = 1e4  # days since something that has not happened
+
+FEATURES: Final = (
+    *(f"own_{h:g}d" for h in OWN_HALF_LIVES),  # the shopper's own issues of the query, decayed
+    "own_count",
+    "own_age",  # days since the last own issue
+    "own_first",  # days since the first
+    "own_gap",  # mean days between own issues
+    "own_due",  # age / gap
+    "own_rate",  # issues per active day
+    "category_60d",  # the shopper's decayed issues in the query's category
+    "category_age",
+    *(f"shop_{h:g}d" for h in SHOP_HALF_LIVES),  # log share of the shop's issues on earlier days
+    "users",  # log distinct users so far
+    "similar",  # to the shopper's history, issued by the same users or leading to the same items
+    "similar_to_last",  # to the latest query alone
+    "same_words",  # rapidfuzz ratios with the latest query, 0..100
+    "spelled_alike",
+    "behaviours",
+    "active_days",
+    "idle_days",  # since the latest behaviour
+    "weekday",
+)
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """P (moment, query) pairs sorted by moment: positions, codes, and values (P, len(FEATURES))."""
+
+    moment: np.ndarray
+    query: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Behaviours grouped by an integer key; ages in days."""
+
+    key: np.ndarray
+    decayed: list[np.ndarray]
+    count: np.ndarray
+    last: np.ndarray
+    first: np.ndarray
+
+
+class FeatureMaker:
+    """Candidates and features for moments.
+
+    Args:
+        prepared: the prepared tables.
+        rows: the behaviours from which similarities are learned.
+        k_users: distinct users that must have issued a query before it is a candidate.
+        popular: candidates from the shop's top queries of the last days.
+        similar: candidates most similar to the history.
+    """
+
+    def __init__(
+        self, prepared: Prepared, rows: pa.Table, k_users: int, popular: int = 120, similar: int = 60
+    ) -> None:
+        self._shop = [CausalCounts(prepared.query_days, h) for h in SHOP_HALF_LIVES]
+        self.vocabulary = self._shop[0].queries
+        self._popular, self._n_similar = popular, similar
+        self._servable = Servable(self._shop[0], k_users)
+        self._similar = similarities(rows, self.vocabulary, NEIGHBOURS)
+        names = sorted(set(prepared.category_of.values()))
+        numbers = {name: i for i, name in enumerate(names)}
+        of = prepared.category_of
+        self._category = np.array([numbers.get(of.get(q, ""), len(names)) for q in self.vocabulary.tolist()])
+
+    def pairs(self, moments: Sequence[Moment]) -> Pairs:
+        """All candidates of the moments with their features."""
+        rows, size = rows_of(moments, self.vocabulary), len(self.vocabulary)
+        known = rows.query >= 0
+        rows = Rows(*(column[known] for column in (rows.moment, rows.query, rows.age, rows.action)))
+        own = _group(rows.moment * size + rows.query, rows.age, OWN_HALF_LIVES)
+        history = sparse.csr_matrix(
+            (0.5 ** (rows.age / OWN_HALF_LIVES[-1]), (rows.moment, rows.query)), shape=(len(moments), size)
+        )
+        similar = (history @ self._similar).toarray()
+        days = np.array([m.day for m in moments], dtype=np.int64)
+        key = self._candidates(own.key, similar, days)
+        moment, query = key // size, key % size
+        values = np.hstack(
+            [
+                self._own(own, key, rows, moment),
+                self._in_category(rows, moment, query),
+                self._in_shop(days, moment, query),
+                self._like(rows, similar, moment, query),
+                _about(rows, days)[moment],
+            ]
+        )
+        return Pairs(moment, query, values.astype(np.float32))
+
+    def _candidates(self, own: np.ndarray, similar: np.ndarray, days: np.ndarray) -> np.ndarray:
+        """Keys of the shopper's own queries, of what is popular and of what is similar, servable ones."""
+        size = len(self.vocabulary)
+        masks, row = self._servable.mask(days.tolist())
+        top = {}
+        for day in np.unique(days):
+            issues = [counts.before(int(day))[0] for counts in self._shop]
+            shares = np.max([n / max(n.sum(), 1e-300) for n in issues], axis=0)
+            top[day] = np.argsort(-shares, kind="stable")[: self._popular]
+        near = best_columns(similar, self._n_similar)
+        proposed = [
+            np.r_[top[day], columns] + i * size
+            for i, (day, columns) in enumerate(zip(days, near, strict=True))
+        ]
+        key = np.unique(np.concatenate([own, *proposed]))
+        return key[masks[row[key // size], key % size]]
+
+    def _own(self, own: _Own, key: np.ndarray, rows: Rows, moment: np.ndarray) -> np.ndarray:
+        """(P, 9): the shopper's own issues of each query."""
+        at, found = _find(own.key, key)
+        take = lambda values, missing: (
+            np.where(found, values[at], missing) if len(values) else np.full(len(key), missing)
+        )  # noqa: E731
+        count, last, first = take(own.count, 0), take(own.last, NEVER), take(own.first, NEVER)
+        gap = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), NEVER)
+        active = np.maximum(_active_days(rows, int(moment.max(initial=-1)) + 1)[moment], 1)
+        columns = [
+            *(take(d, 0) for d in own.decayed),
+            count,
+            last,
+            first,
+            gap,
+            last / np.maximum(gap, 0.5),
+            count / active,
+        ]
+        return np.stack(columns, axis=1)
+
+    def _in_category(self, rows: Rows, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """(P, 2): decayed issues in the query's category, days since the last."""
+        size = int(self._category.max(initial=0)) + 1
+        own = _group(rows.moment * size + self._category[rows.query], rows.age, (60.0,))
+        at, found = _find(own.key, moment * size + self._category[query])
+        if not len(own.key):
+            return np.tile([0.0, NEVER], (len(moment), 1))
+        return np.stack(
+            [np.where(found, own.decayed[0][at], 0), np.where(found, own.last[at], NEVER)], axis=1
+        )
+
+    def _in_shop(self, days: np.ndarray, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """(P, 5): log shares of the shop's issues, log distinct users, of days before the moment's."""
+        result = np.zeros((len(moment), len(SHOP_HALF_LIVES) + 1))
+        for day in np.unique(days):
+            rows = np.flatnonzero(days[moment] == day)
+            for column, counts in enumerate(self._shop):
+                issues, users = counts.before(int(day))
+                result[rows, column] = np.log((issues[query[rows]] + 0.01) / (issues.sum() + 1))
+            result[rows, -1] = np.log1p(users[query[rows]])
+        return result
+
+    def _like(self, rows: Rows, similar: np.ndarray, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """(P, 4): similarity to the history and to the latest query, by behaviour and by letters."""
+        latest = np.full(len(similar), -1)
+        order = np.argsort(-rows.age, kind="stable")
+        latest[rows.moment[order]] = rows.query[order]
+        last, has = latest[moment], latest[moment] >= 0
+        behaviour = np.zeros(len(moment))
+        behaviour[has] = np.asarray(self._similar[last[has], query[has]]).ravel()
+        texts = self.vocabulary[query[has]].tolist()
+        spoken = self.vocabulary[last[has]].tolist()
+        letters = np.zeros((len(moment), 2))
+        for column, scorer in enumerate((fuzz.token_set_ratio, fuzz.ratio)):
+            letters[has, column] = process.cpdist(spoken, texts, scorer=scorer)
+        return np.column_stack([similar[moment, query], behaviour, letters])
+
+
+def _about(rows: Rows, days: np.ndarray) -> np.ndarray:
+    """(M, 4): behaviours, active days, days since the latest, weekday (0 is Thursday)."""
+    n = len(days)
+    idle = np.full(n, NEVER)
+    np.minimum.at(idle, rows.moment, rows.age)
+    return np.stack([np.bincount(rows.moment, minlength=n), _active_days(rows, n), idle, days % 7], axis=1)
+
+
+def _active_days(rows: Rows, n: int) -> np.ndarray:
+    """(M,): distinct days with behaviours."""
+    days = np.unique(rows.moment * 100_000 + rows.age.astype(np.int64))
+    return np.bincount(days // 100_000, minlength=n)
+
+
+def _group(key: np.ndarray, age: np.ndarray, half_lives: Sequence[float]) -> _Own:
+    order = np.argsort(key, kind="stable")
+    key, age = key[order], age[order]
+    if not len(key):
+        return _Own(key, [age for _ in half_lives], key, age, age)
+    starts = np.flatnonzero(np.r_[True, np.diff(key) != 0])
+    return _Own(
+        key[starts],
+        [np.add.reduceat(0.5 ** (age / h), starts) for h in half_lives],
+        np.diff(np.r_[starts, len(key)]),
+        np.minimum.reduceat(age, starts),
+        np.maximum.reduceat(age, starts),
+    )
+
+
+def _find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Position of each wanted key, and whether it is there."""
+    at = np.minimum(np.searchsorted(sorted_keys, wanted), max(0, len(sorted_keys) - 1))
+    found = sorted_keys[at] == wanted if len(sorted_keys) else np.zeros(len(wanted), dtype=bool)
+    return at, found
