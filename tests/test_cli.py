@@ -393,8 +393,16 @@ def test_debug_shows_the_traceback(monkeypatch, failing):
         failing(StageError("the model diverged"))
 
 
-def test_a_full_disk_is_one_line(failing):
-    code, _, err = failing(OSError(errno.ENOSPC, "No space left on device"))
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        RuntimeError("failed to offload data. This limit was set by the 'max_temp_directory_size' setting."),
+    ],
+)
+def test_a_full_disk_is_one_line(failing, error):
+    code, _, err = failing(error)
     assert code == FAILED
     assert "the disk is full" in err
     assert len(err.splitlines()) == 1

@@ -40,6 +40,21 @@ def test_links_between_files_lead_somewhere(page):
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def test_every_case_of_bad_input_has_its_tests():
+    rows = re.findall(r"^\| (?!case|--)(.+) \|$", (ROOT / "docs" / "bad-input.md").read_text(), re.M)
+    cells = [row.split(" | ") for row in rows]
+    assert len(cells) > 20
+    named = [re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", row[-1]) for row in cells]
+    assert [row[0] for row, tests in zip(cells, named, strict=True) if len(row) != 5 or not tests] == []
+    pairs = {pair for tests in named for pair in tests}
+    missing = [
+        f"{file}::{test}"
+        for file, test in sorted(pairs)
+        if not re.search(rf"^def {test}\(", (ROOT / file).read_text(), re.M)
+    ]
+    assert missing == []
+
+
 def test_make_targets_of_the_readme_exist():
     makefile = (ROOT / "Makefile").read_text()
     named = set(re.findall(r"`?make ([a-z-]+)`?", (ROOT / "README.md").read_text()))

@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Everything heavy is 
 that `aigq --help` answers at once.
 """
 
-import errno
 import json
 import os
 import sys
@@ -18,7 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 
 from aigq import __version__
 from aigq.doctor import TELEMETRY_OFF
-from aigq.errors import AigqError, UsageError
+from aigq.errors import AigqError, UsageError, is_disk_full
 from aigq.progress import note
 from aigq.runs import (
     GENERATORS,
@@ -254,10 +253,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return FAILED
     except Exception as error:
-        if debug or not _is_disk_full(error):
+        if debug or not is_disk_full(error):
             raise
         note(
-            "aigq: the disk is full; free some space and run the same command again, finished stages are kept"
+            "aigq: the disk is full (or that of temporary files, see TMPDIR); free some space and run the "
+            "same command again, finished stages are kept"
         )
         return FAILED
     return code if isinstance(code, int) else DONE
@@ -268,16 +268,6 @@ def _how_to_resume(tokens: list[str]) -> str:
     extra = ["--resume"] if resumable and "--resume" not in tokens else []
     command = " ".join(["aigq", *tokens, *extra])
     return f"finished stages are kept; continue with: {command}"
-
-
-def _is_disk_full(error: BaseException | None) -> bool:
-    while error is not None:
-        if (isinstance(error, OSError) and error.errno == errno.ENOSPC) or "No space left on device" in str(
-            error
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 # --- hints for named users ---

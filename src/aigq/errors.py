@@ -8,6 +8,9 @@ AigqError
     └── EmptyLogError nothing is left to learn from
 """
 
+import errno
+from typing import Final
+
 
 class AigqError(Exception):
     """An error whose message says what happened and what to do about it."""
@@ -35,3 +38,21 @@ class StageError(AigqError):
 
 class EmptyLogError(StageError):
     """After checks and splits no rows are left for the stage."""
+
+
+_DISK_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+_SAYS_DISK_FULL: Final = (
+    "No space left on device",
+    "max_temp_directory_size",  # DuckDB limits what it spills to the space that the disk has left
+)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """Whether a full disk, or a used-up quota, is behind this error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            return True
+        if any(text in str(error) for text in _SAYS_DISK_FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

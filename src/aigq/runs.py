@@ -155,7 +155,7 @@ class Run:
         """
         self.check(stage)
         self.forget(stage)
-        (self.folder / "config.yaml").write_text(configs.dump(self.config), encoding="utf-8")
+        self._replace("config.yaml", configs.dump(self.config))
         self._write("versions.json", versions())
         records = self._records()
         records[stage] = {"started": _now(), "config": _settings(self.config, stage)}
@@ -188,8 +188,11 @@ class Run:
         ]
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
+        self._replace(name, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
         part = self.folder / f"{name}.part"
-        part.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
         part.replace(self.folder / name)
 
 

@@ -10,6 +10,7 @@ import pytest
 from evaluation_shop import Fixed, config, list_table, one_hot, prepared, sample_table
 
 from aigq.errors import ConfigError, EmptyLogError
+from aigq.evaluation import table
 from aigq.evaluation.lists import file_of
 from aigq.evaluation.table import build_table, clean, evaluate_rows, subset
 from aigq.recall.channel import BenchMissing
@@ -198,3 +199,10 @@ def _touch_users(run):
     path = run / "prepared" / "users.parquet"
     table = pq.read_table(path)
     pq.write_table(table.replace_schema_metadata({"changed": "yes"}), path)
+
+
+@pytest.mark.parametrize(("users", "significant"), [(1, False), (2, True)])
+def test_one_user_is_never_significant(users, significant):
+    n = len(table.METRICS)
+    found = table._difference(list(table.METRICS), np.ones(n), np.ones((n, 2)), np.full(n, users))
+    assert {difference["significant"] for difference in found.values()} == {significant}

@@ -51,6 +51,23 @@ def test_lists_have_no_repeats_and_only_allowed_text(model, vocabulary, temperat
     assert sorted(second) == sorted(QUERIES[:2])  # exhausted, then ended
 
 
+def test_queries_that_look_like_separators_or_special_tokens(model, vocabulary):
+    queries = ["a", "a;;b", "<end>", "x", "x;;", ";;", "<>"]
+    tree = QueryTree(queries, vocabulary)
+    (written,) = generate_lists(model, vocabulary, [prompt(vocabulary, "a")], [tree], 9, tokens_per_query=20)
+    assert sorted(written) == ["<end>", "a", "a;;b", "x"]  # `x;;` is written like `x`; two leave nothing
+    assert vocabulary.end not in vocabulary.encode_query("<end>")
+
+
+def test_a_prompt_whose_head_is_too_long_loses_its_longest_texts(vocabulary):
+    parts = PromptParts([Behaviour(0, "search", "milk")], favourites=["milk", "牛" * 1000, "white bread"])
+    ids = vocabulary.encode_prompt(compressed(parts), 40)
+    assert len(ids) <= 40
+    text = vocabulary.tokenizer.decode(ids)
+    assert "<favourites>milk;;white bread;;<behaviours>" in text
+    assert "牛" not in text
+
+
 def test_batched_lists_equal_single_ones(model, vocabulary):
     tree = QueryTree(QUERIES, vocabulary)
     prompts = [prompt(vocabulary, "milk"), prompt(vocabulary, "whole milk", "white bread", "milk")]

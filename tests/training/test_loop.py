@@ -99,6 +99,49 @@ def test_resumed_training_equals_uninterrupted_bit_for_bit(tmp_path, vocabulary)
     assert [e for e in logs[0] if "loss" in e] == [e for e in logs[1] if "loss" in e]
 
 
+def test_a_resume_never_continues_an_earlier_training(tmp_path, vocabulary):
+    whole, _ = run(tmp_path / "whole", vocabulary)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", vocabulary, kill_at=8)  # leaves a checkpoint
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", vocabulary, kill_at=2)  # starts again and leaves none
+    assert not (tmp_path / "cut" / "checkpoint.pt").exists()
+    resumed, _ = run(tmp_path / "cut", vocabulary, resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+@pytest.mark.parametrize("torn", ['{"step": 6, "lo', "[]", None])
+def test_a_log_that_was_cut_off_does_not_stop_a_resume(tmp_path, vocabulary, torn):
+    with pytest.raises(Killed):
+        run(tmp_path, vocabulary, kill_at=8)
+    log = tmp_path / "log.jsonl"
+    if torn is None:
+        log.unlink()
+    else:
+        log.write_text(log.read_text() + torn)
+    _, progress = run(tmp_path, vocabulary, resume=True)
+    assert progress.step == 18
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()][-1] == 18
+
+
+def test_the_best_weights_are_replaced_whole(tmp_path, vocabulary):
+    model = generator.build(TINY, vocabulary, 64, seed=0)
+    loop._replace_best(model, tmp_path)
+    before = (tmp_path / "best" / "model.safetensors").read_bytes()
+
+    class HalfSaved:
+        def save_pretrained(self, folder):
+            folder.mkdir()
+            (folder / "model.safetensors").write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        loop._replace_best(HalfSaved(), tmp_path)
+    assert (tmp_path / "best" / "model.safetensors").read_bytes() == before
+    loop._replace_best(model, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
+
+
 def test_training_lowers_the_loss(tmp_path, vocabulary):
     data = lists(vocabulary)
     ids, mask, weights = loop.collate(data, np.arange(len(data)), vocabulary.pad)

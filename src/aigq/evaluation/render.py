@@ -113,6 +113,9 @@ def footnotes(result: Mapping[str, Any]) -> list[str]:
         f"[low, high]: 95 % bootstrap interval over users ({result['bootstrap']:,} resamples). "
         f"*: the paired difference to {result['compare_to']} has an interval that leaves out 0."
     ]
+    if result["users"] < FEW_USERS:
+        only = "one user" if result["users"] == 1 else f"{result['users']} users"
+        notes.append(f"Everything rests on {only} only: the intervals say nothing about other users.")
     covered = result["targets_with_category"]
     if covered is not None and covered < 0.9995:
         notes.append(

@@ -159,7 +159,8 @@ def evaluate_rows(
         n = len(names)
         row = _row(system, judge, names, values[system], means[:n], ci[:n])
         if system != compare:
-            row["difference"] = _difference(names, means[n:], ci[n:])
+            paired = (~np.isnan(difference)).sum(axis=0)
+            row["difference"] = _difference(names, means[n:], ci[n:], paired)
         row["validity"] = judge.validity(system)
         row["seconds_per_1k_users"] = seconds_per_1k.get(system)
         rows.append(row)
@@ -274,13 +275,17 @@ def _row(
     return row
 
 
-def _difference(names: list[str], means: np.ndarray, ci: np.ndarray) -> dict[str, Any]:
-    """Row minus compared row, on users that both have; `significant`: the interval leaves out zero."""
+def _difference(names: list[str], means: np.ndarray, ci: np.ndarray, paired: np.ndarray) -> dict[str, Any]:
+    """Row minus compared row, on users that both have; `significant`: the interval leaves out zero.
+
+    The interval of a single user has no width, which says nothing about others: never significant.
+    """
     result = {}
     for name in METRICS:
         i = names.index(name)
         low, high = ci[i]
-        result[name] = {"mean": means[i], "ci95": [low, high], "significant": bool(low > 0 or high < 0)}
+        significant = bool(paired[i] > 1 and (low > 0 or high < 0))
+        result[name] = {"mean": means[i], "ci95": [low, high], "significant": significant}
     return result
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from transformers import LogitsProcessor, PreTrainedModel
 
+from aigq.history.prompt import clean
 from aigq.models.vocabulary import Vocabulary
 
 
@@ -26,11 +27,19 @@ class Node:
 
 
 class QueryTree:
-    """The prefix tree of a set of queries."""
+    """The prefix tree of a set of queries.
+
+    Queries that are written alike, such as `x` and `x;;`, are one: the plainest. A query that leaves nothing
+    to write, such as `<>`, is left out.
+    """
 
     def __init__(self, queries: Iterable[str], vocabulary: Vocabulary) -> None:
         self.root = Node()
-        self.queries = sorted(queries)
+        written: dict[str, str] = {}
+        for query in sorted(queries, key=lambda query: (query != clean(query), query)):
+            written.setdefault(clean(query), query)
+        written.pop("", None)
+        self.queries = sorted(written.values())
         for number, query in enumerate(self.queries):
             node = self.root
             node.below += 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from aigq.history.prompt import SEPARATOR, Pieces, fit_to_budget
+from aigq.history.prompt import SEPARATOR, Pieces, clean, fit_to_budget
 
 PAD, END = "<pad>", "<end>"
 
@@ -60,12 +60,23 @@ class Vocabulary:
         return ids
 
     def encode_query(self, query: str) -> list[int]:
-        """Token ids of one query of a generated list, its separator included."""
-        return self.encode(query + SEPARATOR)
+        """Token ids of one query of a generated list, its separator included.
+
+        As in a prompt, the text of a query is never a separator or a special token, even where a shopper
+        typed one: `a;;b` is no list of two, and `<end>` ends none.
+        """
+        return self.encode(clean(query) + SEPARATOR)
 
     def encode_prompt(self, pieces: Pieces, budget: int) -> list[int]:
-        """Token ids of a whole prompt of at most `budget` tokens; the oldest behaviours go first."""
-        head = [i for piece in pieces.head for i in self.encode(piece)]
+        """Token ids of a whole prompt of at most `budget` tokens; the oldest behaviours go first.
+
+        Where the head alone is too long (favourites of a thousand characters), its longest texts go too.
+        """
+        texts = [self.encode(piece) for piece in pieces.head]
+        room = budget - sum(len(self.encode(piece)) for piece in pieces.tail)
+        while len(texts) > 1 and sum(map(len, texts)) > room:
+            texts.remove(max(texts, key=len))
+        head = [i for text in texts for i in text]
         records = [[i for piece in record for i in self.encode(piece)] for record in pieces.records]
         tail = [i for piece in pieces.tail for i in self.encode(piece)]
         dropped = fit_to_budget(len(head), [len(r) for r in records], len(tail), budget)

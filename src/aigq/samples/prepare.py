@@ -24,12 +24,15 @@ from aigq.history.behaviours import STRENGTH
 from aigq.history.engine import batches, keep, put, read
 from aigq.history.normalise import query_forms
 from aigq.history.sessions import add_segments, add_sessions, day_of
+from aigq.progress import note
 from aigq.samples import examples
 from aigq.samples.split import EPOCH, add_drop_reason, add_split, epoch_day
 from aigq.tables import EVENT_KEY, IMPORTED_TABLES, PREPARED_TABLES
 
 VERSION: Final = 1
 """Raise it when the same input gives other tables, so that old ones are made anew."""
+
+_WORK: Final = ".prepare-"
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ def prepare(config: Config, run: Path, *, force: bool = False) -> dict[str, Any]
     if not force and (done := _read_json(folder / "summary.json")).get("fingerprint") == fingerprint:
         return done
     run.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".prepare-", dir=run))
+    for leftover in run.glob(f"{_WORK}*"):  # of a command that was killed; it may hold gigabytes
+        shutil.rmtree(leftover, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=_WORK, dir=run))
     try:
         out = work / "prepared"
         out.mkdir()
@@ -98,7 +103,8 @@ def _write_tables(config: Config, con: Any, out: Path) -> dict[str, Any]:
     made = examples.samples(events, hints, rows, config.samples.unit)
     made = keep(add_drop_reason(add_split(made, config.split), config))
     sizes = _check_splits(made, config)
-    asked = queries.query_table(queries.searches(training), categories, log.provenance)
+    asked = keep(queries.query_table(queries.searches(training), categories, log.provenance))
+    _warn_of_nothing_to_show(asked, config.samples.k_users)
     tables = {
         "behaviours": rows.order_by("user_id", "ts", "session", "segment", "text"),
         "queries": asked.order_by("query"),
@@ -173,6 +179,15 @@ def _check_splits(made: ir.Table, config: Config) -> dict[str, Any]:
     return {"samples": kept, "users": users, "dropped": dropped}
 
 
+def _warn_of_nothing_to_show(asked: ir.Table, k_users: int) -> None:
+    most = read(asked.agg(users=asked.users.max()))[0]["users"] or 0
+    if most < k_users:
+        note(
+            f"no query of the training days was issued by {k_users} users (at most by {most}): lists will be "
+            "empty and nothing can be trained; use a longer log, or lower samples.k_users"
+        )
+
+
 def _explain_empty(empty: list[str], days: dict[str, Any], dropped: dict[str, int], config: Config) -> str:
     split = config.split
     if days["first"] is None or days["last"] is None:
@@ -220,11 +235,20 @@ def _open(con: Any, folder: Path, name: str) -> ir.Table:
     schema = IMPORTED_TABLES[name]
     if not path.exists():
         return put(con, schema.empty_table())
-    table = con.read_parquet(path)
-    missing = [column for column in schema.names if column not in table.columns]
+    try:
+        found = pq.read_schema(path)
+    except pa.ArrowInvalid:
+        raise SourceError(f"{path} is damaged, or no Parquet file; import again, into a new folder") from None
+    missing = [column for column in schema.names if column not in found.names]
     if missing:
         raise SourceError(f"{path} lacks {', '.join(missing)}; import it again")
-    return table.select(*schema.names)
+    for column in schema.names:
+        if found.field(column).type != schema.field(column).type:
+            raise SourceError(
+                f"{path} holds {column} as {found.field(column).type}, not {schema.field(column).type}; "
+                "make it with `aigq import`"
+            )
+    return con.read_parquet(path).select(*schema.names)
 
 
 @contextmanager

@@ -31,6 +31,10 @@ MAX_QUERY: Final = 1_000
 CLOCK_SKEW: Final = timedelta(days=1)
 _BROKEN = "chr(65533)"  # what decoding leaves in the place of invalid bytes
 _WITHOUT_OBJECT: Final = ("exit",)
+NO_ID: Final = ("nan", "null", "none", "<na>", "\\n")
+"""What programs write, in any case, where an id is missing: a shopper of this name would be all strangers."""
+NO_QUERY: Final = ("NaN", "<NA>", "\\N")
+"""The same for a query, in the exact spelling: people do type null, none and nan."""
 
 
 def timestamp_sql(column: str, kind: str) -> str:
@@ -56,6 +60,12 @@ def text_sql(column: str) -> str:
     return f"nullif(regexp_replace({column}::VARCHAR, '^[\\s\\p{{Z}}]+|[\\s\\p{{Z}}]+$', '', 'g'), '')"
 
 
+def id_sql(column: str) -> str:
+    """SQL that strips an id, null when it is blank or says that there is none."""
+    none = ", ".join(f"'{word}'" for word in NO_ID)
+    return f"CASE WHEN lower({text_sql(column)}) NOT IN ({none}) THEN {text_sql(column)} END"
+
+
 def check(connection: duckdb.DuckDBPyConnection, now: datetime | None = None) -> None:
     """Write the table `checked` from the relation `raw`; the first reason that applies is kept."""
     kinds = {row[0]: row[1] for row in connection.execute("DESCRIBE raw").fetchall()}
@@ -65,8 +75,11 @@ def check(connection: duckdb.DuckDBPyConnection, now: datetime | None = None) ->
     broken = " OR ".join(
         f"coalesce(contains({name}, {_BROKEN}), false)" for name in ("user_id", "query", "item_id")
     )
-    ids = ("user_id", "query", "item_id", "request_id", "session_id")
-    cleaned = ", ".join(f"{text_sql(name)} AS {name}" for name in ids)
+    ids = ("user_id", "item_id", "request_id", "session_id")
+    cleaned = ", ".join(f"{id_sql(name)} AS {name}" for name in ids)
+    no_query = ", ".join(f"'{word}'" for word in NO_QUERY)
+    query = text_sql("query")
+    cleaned += f", CASE WHEN {query} NOT IN ({no_query}) THEN {query} END AS query"
     connection.execute(f"""
         CREATE OR REPLACE TABLE checked AS
         WITH clean AS (

@@ -25,6 +25,8 @@ from aigq.sources.workspace import Workspace, sql
 from aigq.tables import ACTIONS, EVENTS, Provenance
 
 _OPTIONS = ("actions", "provenance", "items", "users")
+_ITEM_COLUMNS = ("item_id", "title", "category", "brand", "price")
+_PARTS = {"items": ("path", *_ITEM_COLUMNS, "attributes"), "users": ("path", "user_id", "profile")}
 _NULL_MAP = "NULL::MAP(VARCHAR, VARCHAR)"
 Reader = Callable[[str | None], str]
 
@@ -33,11 +35,7 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     """Read the log `path`, and the items and users files that `columns` names (in its folder)."""
     if path is None:
         raise SourceError("files: expected the path of a CSV, JSON-lines or Parquet file; found none")
-    roles = dict(columns) if columns else {name: name for name in EVENTS.names}
-    unknown = [key for key in roles if key not in (*EVENTS.names, *_OPTIONS)]
-    if unknown:
-        known = ", ".join((*EVENTS.names, *_OPTIONS))
-        raise SourceError(f"files: unknown key {unknown[0]!r} in the column map; known: {known}")
+    roles = _checked(columns) if columns else {name: name for name in EVENTS.names}
     provenance = roles.get("provenance", "typed")
     if provenance not in ("typed", "constructed"):
         raise SourceError(f"files: provenance is typed or constructed; found {provenance!r}")
@@ -76,6 +74,37 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     return "constructed" if provenance == "constructed" else "typed"
 
 
+def _checked(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The column map without its empty keys. Raises SourceError where it is not what `load` can use."""
+    roles = _known("the column map", columns, (*EVENTS.names, *_OPTIONS))
+    for key in EVENTS.names:
+        _need("the column map", roles, key, str, "a column's name")
+    _need("the column map", roles, "actions", Mapping, "a map such as {view: click}")
+    for part, keys in _PARTS.items():
+        _need("the column map", roles, part, Mapping, "a map such as {path: FILE}")
+        if part not in roles:
+            continue
+        inner = roles[part] = _known(f"`{part}` of the column map", roles[part], keys)
+        for key in keys[:-1]:
+            _need(f"`{part}` of the column map", inner, key, str, "a text")
+        _need(f"`{part}` of the column map", inner, keys[-1], list, "a list of columns")
+        if "path" not in inner:
+            raise SourceError(f"files: `{part}` of the column map needs a path")
+    return roles
+
+
+def _known(where: str, content: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    unknown = [key for key in content if key not in keys]
+    if unknown:
+        raise SourceError(f"files: unknown key {unknown[0]!r} in {where}; known: {', '.join(keys)}")
+    return {key: value for key, value in content.items() if value is not None}
+
+
+def _need(where: str, content: Mapping[str, Any], key: str, kind: type, wanted: str) -> None:
+    if key in content and not isinstance(content[key], kind):
+        raise SourceError(f"files: {key} in {where} must be {wanted}; found {content[key]!r}")
+
+
 def _open(workspace: Workspace, table: str, path: Path) -> list[str]:
     """Make `table` and give the names of its columns; of a JSON file, the keys of its objects."""
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
@@ -108,11 +137,24 @@ def _reader(workspace: Workspace, table: str) -> Reader:
         if name is None:
             return "NULL::VARCHAR"
         quoted = '"' + name.replace('"', '""') + '"'
-        return (
-            f"({quoted}::TIMESTAMPTZ::VARCHAR)" if kinds[name].startswith(timed) else f"({quoted}::VARCHAR)"
-        )
+        if kinds[name].startswith(timed):
+            return f"({quoted}::TIMESTAMPTZ::VARCHAR)"
+        if kinds[name] in ("FLOAT", "DOUBLE"):
+            return _number(quoted)
+        if kinds[name] == "BLOB":  # bytes that are no text become the mark that `check` refuses
+            return f"CASE WHEN {quoted} IS NOT NULL THEN coalesce(TRY(decode({quoted})), chr(65533)) END"
+        return f"({quoted}::VARCHAR)"
 
     return read
+
+
+def _number(column: str) -> str:
+    """A float as text. A column of whole numbers with gaps is stored as floats: 17850.0 and NaN."""
+    whole = f"{column} = trunc({column}) AND abs({column}) < 9e15"
+    return (
+        f"CASE WHEN isnan({column}) THEN NULL WHEN {whole} THEN TRY_CAST({column} AS BIGINT)::VARCHAR "
+        f"ELSE {column}::VARCHAR END"
+    )
 
 
 def _content(workspace: Workspace, table: str) -> tuple[str, str]:
@@ -126,11 +168,12 @@ def _content(workspace: Workspace, table: str) -> tuple[str, str]:
 def _items(workspace: Workspace, folder: Path, roles: dict[str, Any]) -> None:
     path = folder / str(roles.get("path"))
     found = _open(workspace, "item_file", path)
-    plain = [str(roles[key]) for key in ("item_id", "title", "category", "brand", "price") if roles.get(key)]
-    _require(path, found, [str(roles.get("item_id", "item_id")), *plain])
+    named = [str(name) for name in roles.get("attributes") or []]
+    plain = [str(roles[key]) for key in _ITEM_COLUMNS if roles.get(key)]
+    _require(path, found, [str(roles.get("item_id", "item_id")), *plain, *named])
     read = _reader(workspace, "item_file")
     category = read(roles.get("category"))
-    attributes = _map([str(name) for name in roles.get("attributes") or []], read)
+    attributes = _map(named, read)
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw_items AS
         SELECT {read(roles.get("item_id", "item_id"))} AS item_id, {read(roles.get("title"))} AS title,
@@ -147,9 +190,9 @@ def _users(workspace: Workspace, folder: Path, roles: dict[str, Any]) -> None:
     path = folder / str(roles.get("path"))
     found = _open(workspace, "user_file", path)
     key = str(roles.get("user_id", "user_id"))
-    _require(path, found, [key])
-    read = _reader(workspace, "user_file")
     fields = roles.get("profile") or [name for name in found if name != key]
+    _require(path, found, [key, *map(str, fields)])
+    read = _reader(workspace, "user_file")
     workspace.db.execute(
         f"CREATE OR REPLACE VIEW raw_users AS SELECT {read(key)} AS user_id, "
         f"{_map([str(name) for name in fields], read)} AS profile FROM user_file"

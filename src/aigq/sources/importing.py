@@ -6,10 +6,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-from aigq.errors import SourceError
+import duckdb
+
+from aigq.errors import SourceError, is_disk_full
 from aigq.sources.checks import RAW_COLUMNS, check
 from aigq.sources.summary import ImportSummary
-from aigq.sources.workspace import MEMORY_LIMIT, Workspace
+from aigq.sources.workspace import MEMORY_LIMIT, Workspace, first_line
 from aigq.sources.writing import write_tables
 from aigq.tables import Provenance
 
@@ -47,8 +49,14 @@ def import_source(
     load: Load = import_module(f"aigq.sources.{source}").load
     with Workspace(memory_limit) as workspace:
         _empty_entities(workspace)
-        provenance = load(workspace, Path(path) if path is not None else None, columns)
-        check(workspace.db, now)
+        try:
+            provenance = load(workspace, Path(path) if path is not None else None, columns)
+            check(workspace.db, now)
+        except duckdb.InvalidInputException as error:
+            # files are read lazily, so a damaged page or bytes that are no text show only here
+            if is_disk_full(error):
+                raise
+            raise SourceError(f"{path or source}: the file cannot be read; {first_line(error)}") from None
         return write_tables(workspace, Path(out), source, provenance)
 
 

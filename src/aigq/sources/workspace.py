@@ -5,6 +5,7 @@ import csv
 import gzip
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -12,7 +13,7 @@ from typing import Any
 
 import duckdb
 
-from aigq.errors import SourceError
+from aigq.errors import SourceError, is_disk_full
 
 MEMORY_LIMIT = "2GB"
 _CHUNK = 1 << 22
@@ -77,6 +78,8 @@ class Workspace:
                 f"SELECT *, row_number() OVER () AS _row FROM read_csv({sql(text)}, {options})"
             )
         except duckdb.Error as error:
+            if is_disk_full(error):
+                raise
             raise SourceError(f"{path}: expected CSV with a header line; {first_line(error)}") from None
         self._keep_malformed(path)
         self.require(view, path, needed)
@@ -93,8 +96,10 @@ class Workspace:
                 self.parquet(view, path)
                 rows = f"SELECT _row, to_json(r)::VARCHAR AS line FROM {view} r"
             else:
+                text = self.text(path)
+                _refuse_array(path, text)
                 rows = (
-                    f"SELECT row_number() OVER () AS _row, line FROM read_csv({sql(self.text(path))}, "
+                    f"SELECT row_number() OVER () AS _row, line FROM read_csv({sql(text)}, "
                     "columns = {'line': 'VARCHAR'}, delim = chr(1), quote = '', escape = '', header = false, "
                     "auto_detect = false, max_line_size = 33554432)"
                 )
@@ -155,6 +160,12 @@ class Workspace:
     def text(self, path: Path) -> Path:
         """The file itself if it is UTF-8, else a copy whose invalid bytes are marked; gzip is unpacked."""
         self.exists(path)
+        try:
+            return self._text(path)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise SourceError(f"{path}: expected a whole gzip file; {first_line(error)}") from None
+
+    def _text(self, path: Path) -> Path:
         opener = gzip.open if path.suffix == ".gz" else open
         with opener(path, "rb") as file:
             head = file.read(4)
@@ -199,3 +210,12 @@ def _is_utf8(path: Path) -> bool:
         except UnicodeDecodeError:
             return False
     return True
+
+
+def _refuse_array(path: Path, text: Path) -> None:
+    """One array over many lines would lose every line but its last, which ends without a comma."""
+    with text.open("rb") as file:
+        if file.read(_CHUNK).removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+            raise SourceError(
+                f"{path}: expected JSON lines, one object a line; found a JSON array: jq -c '.[]' makes lines"
+            )

@@ -22,6 +22,8 @@ _ORDER = {
     "users": "user_id",
     "rejected": "file, row, reason, content",
 }
+_LAST = "events"
+"""Put in place after all others: with it the tables are whole, and other commands look for it."""
 
 
 def write_tables(workspace: Workspace, out: Path, source: str, provenance: Provenance) -> ImportSummary:
@@ -58,24 +60,51 @@ def write_tables(workspace: Workspace, out: Path, source: str, provenance: Prove
         fingerprint=_fingerprint(workspace),
         **counts,
     )
-    _replace_files(workspace, out, summary)
+    if not (old and _nothing_new(workspace, out, summary)):
+        _replace_files(workspace, out, summary)
     return summary
+
+
+def _nothing_new(workspace: Workspace, out: Path, summary: ImportSummary) -> bool:
+    """Whether the folder holds the same already. Then import.json, which says how that came, stays too:
+
+    what was made from these tables, trained models included, is still made from what is there.
+    """
+    try:
+        before = json.loads((out / "import.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return False
+    same = all(before.get(key) == getattr(summary, key) for key in ("source", "provenance"))
+    same = same and _fingerprint(workspace, "old_") == summary.fingerprint
+    changed = "(SELECT * FROM rejected EXCEPT SELECT * FROM old_rejected)"  # merging only adds to them
+    return same and workspace.rows(f"SELECT count(*) FROM {changed}")[0][0] == 0
 
 
 def _read_old(workspace: Workspace, out: Path) -> bool:
     """Make the views old_events, old_items, ... of the tables that are there; false when there are none."""
     there = [name for name in IMPORTED_TABLES if (out / f"{name}.parquet").is_file()]
-    if 0 < len(there) < len(IMPORTED_TABLES):
+    for name in there:
+        path = out / f"{name}.parquet"
+        if not _is_ours(path, name):
+            raise SourceError(f"{path}: is not a table that aigq import wrote: import into a new folder")
+    if _LAST not in there:
+        return False  # a first import that was cut off: what it left is written again
+    if len(there) < len(IMPORTED_TABLES):
         missing = ", ".join(name for name in IMPORTED_TABLES if name not in there)
         raise SourceError(
             f"{out}: expected all four imported tables; {missing} is missing: import into a new folder"
         )
     for name in there:
         path = out / f"{name}.parquet"
-        if pq.read_schema(path) != IMPORTED_TABLES[name]:
-            raise SourceError(f"{path}: is not a table that aigq import wrote: import into a new folder")
         workspace.db.execute(f"CREATE OR REPLACE VIEW old_{name} AS SELECT * FROM read_parquet({sql(path)})")
-    return bool(there)
+    return True
+
+
+def _is_ours(path: Path, name: str) -> bool:
+    try:
+        return bool(pq.read_schema(path) == IMPORTED_TABLES[name])
+    except pa.ArrowInvalid:
+        return False
 
 
 def _merge_events(workspace: Workspace, old: bool) -> dict[str, int]:
@@ -126,7 +155,7 @@ def _merge_rejected(workspace: Workspace, old: bool) -> None:
     )
 
 
-def _fingerprint(workspace: Workspace) -> str:
+def _fingerprint(workspace: Workspace, prefix: str = "") -> str:
     """A hash of the content of events, items and users, independent of row order and file layout."""
     digest = hashlib.sha256()
     for name in ("events", "items", "users"):
@@ -134,7 +163,7 @@ def _fingerprint(workspace: Workspace) -> str:
         row = f"md5(to_json([{columns}])::VARCHAR)"
         total = workspace.rows(
             f"SELECT count(*), sum(('0x' || left({row}, 15))::BIGINT::HUGEINT), "
-            f"sum(('0x' || right({row}, 15))::BIGINT::HUGEINT) FROM {name}"
+            f"sum(('0x' || right({row}, 15))::BIGINT::HUGEINT) FROM {prefix}{name}"
         )[0]
         digest.update(f"{name} {total[0]} {total[1]} {total[2]}\n".encode())
     return digest.hexdigest()
@@ -143,21 +172,25 @@ def _fingerprint(workspace: Workspace) -> str:
 def _replace_files(workspace: Workspace, out: Path, summary: ImportSummary) -> None:
     """Write everything beside its final place first: a crash while writing leaves the old tables."""
     out.mkdir(parents=True, exist_ok=True)
+    for name in (*IMPORTED_TABLES, "import"):
+        for leftover in out.glob(f".{name}.*.part"):  # of an import that was killed
+            leftover.unlink()
     ready: list[tuple[Path, Path]] = []
     try:
-        for name, schema in IMPORTED_TABLES.items():
-            temporary = out / f".{name}.parquet.{os.getpid()}"
+        temporary = out / f".import.json.{os.getpid()}.part"
+        ready.append((temporary, out / "import.json"))
+        temporary.write_text(
+            json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        for name in sorted(IMPORTED_TABLES, key=lambda name: name == _LAST):
+            schema = IMPORTED_TABLES[name]
+            temporary = out / f".{name}.parquet.{os.getpid()}.part"
             ready.append((temporary, out / f"{name}.parquet"))
             columns = ", ".join(schema.names)
             relation = workspace.db.sql(f"SELECT {columns} FROM {name} ORDER BY {_ORDER[name]}")
             with pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
                 for batch in relation.to_arrow_reader(_BATCH):
                     writer.write_table(pa.Table.from_batches([batch]).cast(schema))
-        temporary = out / f".import.json.{os.getpid()}"
-        ready.append((temporary, out / "import.json"))
-        temporary.write_text(
-            json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
         for temporary, final in ready:
             os.replace(temporary, final)
     finally:

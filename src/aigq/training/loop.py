@@ -8,6 +8,7 @@ everything that the next step depends on, so a resumed run equals an uninterrupt
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -113,7 +114,8 @@ def fit(
         progress = _restore(folder, model, optimizer)
         _truncate_log(folder, progress.step)
     else:
-        (folder / "log.jsonl").unlink(missing_ok=True)
+        for earlier in ("log.jsonl", "checkpoint.pt"):  # a later resume must not continue another training
+            (folder / earlier).unlink(missing_ok=True)
     amp = _autocast(model, config)
     if progress.step == 0:
         _validate(model, folder, progress, validate, report)  # training on may only improve on its start
@@ -191,7 +193,7 @@ def _validate(
     report(entry)
     if metrics["query_hr"] > progress.best:
         progress.best = metrics["query_hr"]
-        model.save_pretrained(folder / "best")
+        _replace_best(model, folder)
 
 
 def _save(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -202,8 +204,20 @@ def _save(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer
     }
     state["random"] = torch.get_rng_state()
     part = folder / "checkpoint.part"
-    torch.save(state, part)
+    with part.open("wb") as file:  # given a path, torch says of a full disk only "unexpected pos"
+        torch.save(state, file)
     part.replace(folder / "checkpoint.pt")
+
+
+def _replace_best(model: PreTrainedModel, folder: Path) -> None:
+    """Save the model as folder/best; an interruption leaves the earlier weights or the new ones, whole."""
+    part, best = folder / "best.part", folder / "best"
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    best.mkdir(exist_ok=True)
+    for file in part.iterdir():
+        file.replace(best / file.name)
+    part.rmdir()
 
 
 def _restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
@@ -220,6 +234,15 @@ def _log(folder: Path, entry: dict[str, Any]) -> None:
 
 
 def _truncate_log(folder: Path, step: int) -> None:
-    lines = (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    (folder / "log.jsonl").write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    """Keep the log's lines up to `step`; a line that an interruption cut off is written again later."""
+    path = folder / "log.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if _step_of(line) <= step]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from aigq.config import Config, SftConfig
 from aigq.errors import ConfigError, EmptyLogError
-from aigq.history.prompt import profiles_of, special_tokens
+from aigq.history.prompt import clean, profiles_of, special_tokens
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
@@ -55,8 +55,9 @@ def train_sft(
     if not marker.exists() or json.loads(marker.read_text())["key"] != key:
         shutil.rmtree(folder)
         folder.mkdir()
-        marker_content = {"key": key, **_encode(config, run, folder)}
-        marker.write_text(json.dumps(marker_content))
+        part = folder / "encoded.part"
+        part.write_text(json.dumps({"key": key, **_encode(config, run, folder)}))
+        part.replace(marker)  # there only when everything that it vouches for is
     summary = fit_folder(
         folder, config.sft, config.seed, resume=resume, batch_size=config.decoding.batch_size
     )
@@ -201,7 +202,7 @@ def _start(config: Config, prepared: Any, queries: Any, folder: Path) -> Vocabul
     else:
         counts = zip(queries["query"].to_pylist(), queries["issues"].to_pylist(), strict=True)
         # the root flattens the counts, so that rare whole queries become tokens too
-        texts = [(query, int(n**0.5) + 1) for query, n in counts]
+        texts = [(clean(query), int(n**0.5) + 1) for query, n in counts]
         vocabulary = Vocabulary(train_tokenizer(texts, config.generator.vocab_size, special))
         model = generator.build(config.generator, vocabulary, context, config.seed)
         if config.generator.init_from_encoder:
