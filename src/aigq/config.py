@@ -78,12 +78,10 @@ class PromptConfig(Section):
     favourites: int = Field(
         0, ge=0, description="the user's own most frequent queries, in the profile; 0: leave out"
     )
-    favourites_half_life_days: float = Field(90.0, gt=0, description="decay of those frequencies")
-    favourites_prior: float = Field(
-        0.0,
-        ge=0,
-        description="smooths those frequencies: so many pseudo-issues, spread like the shop's recent issues",
+    favourites_by: Literal["frequency", "ranker"] = Field(
+        "frequency", description="order of the favourites: decayed frequency, or the ranker's probability"
     )
+    favourites_half_life_days: float = Field(90.0, gt=0, description="decay of the frequencies")
     profile: list[str] = Field([], description="profile fields of the users table to include, in this order")
     calendar: bool = Field(False, description="weekday and month of the moment of the prompt")
     trending: int = Field(
@@ -99,11 +97,16 @@ class GeneratorConfig(Section):
     start: Path | None = Field(
         None, description="a checkpoint of this same recipe to train on from (the starter)"
     )
-    vocab_size: int = Field(4096, ge=300, description="domain BPE vocabulary, special tokens not counted")
+    vocab_size: int = Field(
+        8192,
+        ge=300,
+        description="largest domain BPE vocabulary, without special tokens; it ends earlier when every query "
+        "of k users is one token",
+    )
     hidden_size: int = Field(256, ge=16, description="width")
     layers: int = Field(6, ge=1, description="depth")
     heads: int = Field(8, ge=1, description="attention heads")
-    kv_heads: int = Field(4, ge=1, description="key and value heads")
+    kv_heads: int = Field(8, ge=1, description="key and value heads")
     intermediate_size: int = Field(704, ge=16, description="width of the feed-forward part")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention weights in training")
     init_from_encoder: bool = Field(
@@ -119,9 +122,12 @@ class SftConfig(Section):
         description="log_order: the plain SFT row; ranked: clicked first, then the ranker's order (IL-SFT)",
     )
     ranker: dict[str, float] = Field(
-        {"personal": 1.0, "popular": 50.0},
-        description="bootstrap mode's ranker: recall channels, and what each one's scores are multiplied by "
-        "before they are added (personal scores are counts, popular scores are shares of all issues)",
+        {"ranker": 1.0},
+        description="who orders labels in bootstrap mode: recall channels, and what each one's scores are "
+        "multiplied by before they are added ({personal: 1, popular: 60}: own counts and shop shares)",
+    )
+    clicked_order: Literal["ranker", "random"] = Field(
+        "ranker", description="order of the clicked queries of one ranked list"
     )
     tail: int = Field(
         30, ge=0, description="fill ranked labels up to this length with the ranker's top-K; 0: no tail"
@@ -130,6 +136,16 @@ class SftConfig(Section):
         1.0, ge=0, description="loss weight of a token of the ranker's tail; a clicked one has 1"
     )
     max_samples: int | None = Field(None, ge=1, description="train on a seeded sample of so many; null: all")
+    imitation_epochs: float = Field(
+        0.0,
+        ge=0,
+        description="passes over the ranker's own lists before the labels: teaches to copy from the prompt",
+    )
+    imitation_extra: int = Field(
+        0, ge=0, description="more moments to imitate at, without a target, where few samples have a history"
+    )
+    imitation_max_minutes: float | None = Field(None, gt=0, description="max_minutes of the imitation")
+    imitation_learning_rate: float = Field(2e-3, gt=0, description="learning_rate of the imitation")
     epochs: float = Field(2.0, gt=0, description="passes over the training samples")
     max_minutes: float | None = Field(
         None, gt=0, description="stop after this long, the schedule fitted to it"
@@ -204,9 +220,10 @@ class EbrConfig(Section):
 class RankerConfig(Section):
     """Gradient-boosted trees over what the log says about a shopper and a query."""
 
-    max_samples: int = Field(12000, ge=1, description="trained on so many of the latest training samples")
-    trees: int = Field(300, ge=1, description="boosting rounds")
+    max_samples: int = Field(6000, ge=1, description="trained on so many of the latest training samples")
+    trees: int = Field(200, ge=1, description="boosting rounds")
     leaves: int = Field(31, ge=2, description="of a tree")
+    min_pairs_in_leaf: int = Field(100, ge=1, description="fewest (moment, query) pairs in a leaf")
     learning_rate: float = Field(0.05, gt=0, description="shrinkage of each tree")
 
 

@@ -96,7 +96,6 @@ class CausalCounts:
         self._issues = query_days["issues"].to_numpy()[order]
         self._new_users = query_days["new_users"].to_numpy()[order]
         self._cache: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        self._shares: dict[int, dict[str, float]] = {}
 
     @property
     def queries(self) -> np.ndarray:
@@ -116,17 +115,8 @@ class CausalCounts:
             self._cache[day] = counts, users
         return self._cache[day]
 
-    def share(self, day: int) -> dict[str, float]:
-        """Query -> its part of all decayed issues before `day`; queries without any are left out."""
-        if day not in self._shares:
-            counts = self.before(day)[0]
-            issued = np.flatnonzero(counts)
-            parts = counts[issued] / counts.sum()
-            self._shares[day] = dict(zip(self._queries[issued].tolist(), parts.tolist(), strict=True))
-        return self._shares[day]
-
     def top(self, day: int, n: int, k_users: int) -> list[tuple[str, float]]:
-        """The n queries with most decayed issues that k distinct users had issued before `day`, with shares."""
+        """The n queries with the largest shares of decayed issues that k users had issued before `day`."""
         counts, users = self.before(day)
         counts = counts / max(counts.sum(), 1e-300)
         counts = np.where(users >= k_users, counts, 0.0)

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 GENERATORS: Final = ("direct_sft", "direct_il_sft")
 """Rows of the table that this package trains."""
 
+SUFFIX: Final = ":new"
+"""Of a row whose lists leave out the shopper's own earlier queries, see recall/only_new.py."""
+
 RUNS: Final = Path("runs")
 
 _PREPARE: Final = ("data", "history", "split", "samples")
@@ -335,6 +338,7 @@ def _fingerprint(run: Run, row: str) -> str:
     """What the lists of a row depend on besides the prepared tables."""
     config = run.config.model_dump(mode="json")
     parts: list[Any] = [row, config["seed"], config["samples"]["k_users"]]
+    row = row.removesuffix(SUFFIX)
     if row in GENERATORS:
         parts += [run.begun(f"sft:{row}"), config["decoding"]]
     elif row.startswith("zero_shot:"):
@@ -377,17 +381,21 @@ def need(run: Run, stage: str, command: str) -> None:
 
 
 def trained_rows(config: Config) -> list[str]:
-    """The rows of the config that are generators to train."""
-    return [row for row in config.evaluation.rows if row in GENERATORS]
+    """The generators to train for the rows of the config."""
+    systems = dict.fromkeys(row.removesuffix(SUFFIX) for row in config.evaluation.rows)
+    return [system for system in systems if system in GENERATORS]
 
 
-def channel_of(run: Run, name: str) -> "RecallChannel":
+def channel_of(run: Run, row: str) -> "RecallChannel":
     """The channel or generator behind a row of the table, not fitted."""
+    name = row.removesuffix(SUFFIX)
     if name in GENERATORS:
         from aigq.models.direct import DirectGenerator
         from aigq.training.sft import variant
 
-        return DirectGenerator(variant(run.config, name), run.folder / "models" / name, name)
+        return DirectGenerator(variant(run.config, name), run.folder, name, only_new=name != row)
     from aigq.recall import build_channel
+    from aigq.recall.only_new import OnlyNew
 
-    return build_channel(name, run.config, run.folder)
+    channel = build_channel(name, run.config, run.folder)
+    return channel if name == row else OnlyNew(channel)

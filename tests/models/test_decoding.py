@@ -51,6 +51,31 @@ def test_lists_have_no_repeats_and_only_allowed_text(model, vocabulary, temperat
     assert sorted(second) == sorted(QUERIES[:2])  # exhausted, then ended
 
 
+def test_barred_queries_are_left_out_and_the_list_ends_without_them(model, vocabulary):
+    tree = QueryTree(QUERIES, vocabulary)
+    barred = [{"milk", "牛奶", "not in the tree"}, set()]
+    prompts = [prompt(vocabulary, "milk"), prompt(vocabulary, "milk")]
+    first, second = generate_lists(
+        model, vocabulary, prompts, [tree, tree], 6, without=barred, tokens_per_query=40
+    )
+    assert sorted(first) == sorted(set(QUERIES) - barred[0])
+    assert sorted(second) == sorted(QUERIES)
+
+
+def test_a_new_model_raises_the_logits_of_what_it_looks_at(vocabulary):
+    config = GeneratorConfig(
+        hidden_size=64, layers=2, heads=4, kv_heads=4, intermediate_size=64, vocab_size=300
+    )
+    model = generator.build(config, vocabulary, context=64, seed=0)
+    attention = model.model.layers[0].self_attn
+    product = attention.o_proj.weight @ attention.v_proj.weight
+    torch.testing.assert_close(product, generator.COPY_SCALE**2 * torch.eye(64), atol=1e-5, rtol=0)
+    read = vocabulary.encode("white bread;;") + vocabulary.encode("<queries>")
+    with torch.no_grad():
+        logits = model(torch.tensor([read])).logits[0, -1]
+    assert logits[read[0]] > logits.mean() + 2 * logits.std()
+
+
 def test_queries_that_look_like_separators_or_special_tokens(model, vocabulary):
     queries = ["a", "a;;b", "<end>", "x", "x;;", ";;", "<>"]
     tree = QueryTree(queries, vocabulary)
@@ -64,7 +89,7 @@ def test_a_prompt_whose_head_is_too_long_loses_its_longest_texts(vocabulary):
     ids = vocabulary.encode_prompt(compressed(parts), 40)
     assert len(ids) <= 40
     text = vocabulary.tokenizer.decode(ids)
-    assert "<favourites>milk;;white bread;;<behaviours>" in text
+    assert "<favourites>milk;;white bread;;<queries>" in text
     assert "牛" not in text
 
 

@@ -1,3 +1,4 @@
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +18,17 @@ def test_clicked_come_first_in_the_rankers_order_then_its_best():
         ("b", "ranker"),
         ("d", "ranker"),
     ]
+
+
+def test_shuffled_clicked_queries_stay_before_the_rankers():
+    ranking = [f"q{i}" for i in range(12)]
+    rng = np.random.default_rng(0)
+    orders = {
+        tuple(x.query for x in ranked_labels(["q3", "q1", "q2"], ranking, set(ranking), 30, 5, rng))
+        for _ in range(50)
+    }
+    assert len(orders) == 6  # every order of three
+    assert all(set(order[:3]) == {"q1", "q2", "q3"} and order[3:] == ("q0", "q4") for order in orders)
 
 
 def test_log_order_keeps_the_log():

@@ -107,11 +107,17 @@ def users(result: Mapping[str, Any]) -> str:
     return f"{n:,} users" if n == all_ else f"{n:,} of {all_:,} users"
 
 
+def _compared(result: Mapping[str, Any]) -> str:
+    """The row, or the rows, that the others are compared with."""
+    others = {row["compared_to"] for row in result["rows"] if "compared_to" in row} - {result["compare_to"]}
+    return " and ".join([result["compare_to"], *(f"of rows `:new` to {name}" for name in sorted(others))])
+
+
 def footnotes(result: Mapping[str, Any]) -> list[str]:
     """What the marks mean, and what must be said about the numbers."""
     notes = [
         f"[low, high]: 95 % bootstrap interval over users ({result['bootstrap']:,} resamples). "
-        f"*: the paired difference to {result['compare_to']} has an interval that leaves out 0."
+        f"*: the paired difference to {_compared(result)} has an interval that leaves out 0."
     ]
     if result["users"] < FEW_USERS:
         only = "one user" if result["users"] == 1 else f"{result['users']} users"

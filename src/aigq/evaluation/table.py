@@ -152,13 +152,15 @@ def evaluate_rows(
     resamples, seed = config.evaluation.bootstrap, config.seed
     rows = []
     for system in lists:
-        difference = values[system] - values[compare]
+        against = _counterpart(system, compare, list(lists))
+        difference = values[system] - values[against]
         both = np.hstack([values[system], difference])
         ci = intervals.bootstrap95(both, resamples, seed)
         means = intervals.mean_over_users(both)
         n = len(names)
         row = _row(system, judge, names, values[system], means[:n], ci[:n])
-        if system != compare:
+        if system != against:
+            row["compared_to"] = against
             paired = (~np.isnan(difference)).sum(axis=0)
             row["difference"] = _difference(names, means[n:], ci[n:], paired)
         row["validity"] = judge.validity(system)
@@ -349,6 +351,12 @@ def _same_split(prepared: Prepared, samples: pa.Table) -> pa.Table:
 def _provenance(queries: pa.Table) -> str:
     kinds = sorted(queries["provenance"].unique().to_pylist())
     return kinds[0] if len(kinds) == 1 else "mixed" if kinds else "unknown"
+
+
+def _counterpart(system: str, compare: str, systems: Sequence[str]) -> str:
+    """The row to compare with: `compare`, or for rows `:new` its own row of that kind, if it is there."""
+    new = f"{compare}:new"
+    return new if system.endswith(":new") and new in systems else compare
 
 
 def _compare_to(config: Config, systems: Sequence[str]) -> str:

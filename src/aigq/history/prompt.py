@@ -13,7 +13,7 @@ mostly copies from, the favourites, stands last: then it is at the same distance
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
     from aigq.config import PromptConfig
     from aigq.prepared import CausalCounts, Moment
+
+Own = Callable[[Sequence["Moment"]], list[list[str]]]
+"""The shopper's own queries at each moment, best first."""
 
 SEPARATOR = ";;"
 SECTIONS = ("<profile>", "<favourites>", "<trending>", "<behaviours>", "<queries>")
@@ -162,16 +165,35 @@ class PromptWriter:
         profiles: user_id -> profile.
         trend: causal counts at `config.trending_half_life_days`.
         k_users: trending text needs this many distinct users, like any text that is learned or served.
+        own: each moment's own queries, best first; default: by decayed frequency.
     """
 
     def __init__(
-        self, config: PromptConfig, profiles: dict[str, dict[str, str]], trend: CausalCounts, k_users: int
+        self,
+        config: PromptConfig,
+        profiles: dict[str, dict[str, str]],
+        trend: CausalCounts,
+        k_users: int,
+        own: Own | None = None,
     ) -> None:
         self._config, self._profiles, self._trend, self._k_users = config, profiles, trend, k_users
+        self._own = own or by_frequency(config.favourites_half_life_days)
         self._trending: dict[int, list[str]] = {}
 
-    def parts(self, moment: Moment) -> PromptParts:
-        """The parts for one moment."""
+    def parts(self, moments: Sequence[Moment]) -> list[PromptParts]:
+        """The parts of each moment's prompt."""
+        own = self._own(moments) if self._config.favourites else [[]] * len(moments)
+        return [self._parts(m, queries) for m, queries in zip(moments, own, strict=True)]
+
+    def pieces(self, moments: Sequence[Moment]) -> list[Pieces]:
+        """The prompt of each moment in the configured style."""
+        return [self.styled(parts) for parts in self.parts(moments)]
+
+    def styled(self, parts: PromptParts) -> Pieces:
+        """A prompt in the configured style."""
+        return (compressed if self._config.style == "compressed" else verbose)(parts)
+
+    def _parts(self, moment: Moment, own: Sequence[str]) -> PromptParts:
         config = self._config
         recent = moment.history.slice(max(0, moment.history.num_rows - config.max_behaviours))
         columns = (recent[c].to_pylist() for c in ("day", "action", "text"))
@@ -179,23 +201,10 @@ class PromptWriter:
         return PromptParts(
             behaviours=[Behaviour(moment.day - day, a, t) for day, a, t in zip(*columns, strict=True)],
             profile=[(name, profile[name]) for name in config.profile if name in profile],
-            favourites=self._favourites(moment),
+            favourites=own[: config.favourites],
             trending=self._top(moment.day),
             day=moment.day if config.calendar else None,
         )
-
-    def pieces(self, moment: Moment) -> Pieces:
-        """The prompt of one moment in the configured style."""
-        return (compressed if self._config.style == "compressed" else verbose)(self.parts(moment))
-
-    def _favourites(self, moment: Moment) -> list[str]:
-        """The shopper's most frequent queries, each count smoothed by what the shop is looking for now."""
-        config = self._config
-        own = own_counts(moment, config.favourites_half_life_days) if config.favourites else {}
-        if own and config.favourites_prior:
-            share = self._trend.share(moment.day)
-            own = {q: n + config.favourites_prior * share.get(q, 0.0) for q, n in own.items()}
-        return sorted(own, key=lambda q: -own[q])[: config.favourites]
 
     def _top(self, day: int) -> list[str]:
         if day not in self._trending:
@@ -204,10 +213,14 @@ class PromptWriter:
         return self._trending[day]
 
 
-def own_counts(moment: Moment, half_life_days: float) -> dict[str, float]:
-    """The user's own queries and how often they were issued, each time decayed by its age; latest first."""
+def by_frequency(half_life_days: float) -> Own:
+    """Own queries by how often they were issued, each time decayed by its age; ties go to the later one."""
+    return lambda moments: [_frequent(moment, half_life_days) for moment in moments]
+
+
+def _frequent(moment: Moment, half_life_days: float) -> list[str]:
     if moment.history.num_rows == 0:
-        return {}
+        return []
     column = moment.history["query"].combine_chunks().dictionary_encode()
     codes = column.indices.fill_null(-1).to_numpy(zero_copy_only=False)
     known = codes >= 0
@@ -218,7 +231,7 @@ def own_counts(moment: Moment, half_life_days: float) -> dict[str, float]:
     last = np.full(size, -1)
     np.maximum.at(last, codes[known], np.flatnonzero(known))
     texts = column.dictionary.to_pylist()
-    return {texts[i]: float(counts[i]) for i in np.argsort(-last)}
+    return [texts[i] for i in np.lexsort((-last, -counts))]
 
 
 def fit_to_budget(head: int, records: Sequence[int], tail: int, budget: int) -> int:

@@ -47,54 +47,80 @@ class QueryTree:
                 node = node.children.setdefault(token, Node())
                 node.below += 1
             node.query = number
+        self._vocabulary, self._known = vocabulary, set(self.queries)
+
+    def tokens_of(self, query: str) -> list[int]:
+        """The path to a query of the tree; empty for any other text."""
+        return self._vocabulary.encode_query(query) if query in self._known else []
 
 
 class _Row:
     """Where one list stands: its node, and for each node the children with nothing left to say."""
 
-    def __init__(self, tree: QueryTree) -> None:
+    def __init__(self, tree: QueryTree, length: int, without: Iterable[str]) -> None:
         self.tree = tree
         self.path: list[tuple[Node, int]] = []  # from the root: (node, token taken there)
         self.node = tree.root
         self.found: list[int] = []
         self.used: dict[int, int] = {}  # id of a node -> queries below it that are in the list
         self.spent: dict[int, list[int]] = {}  # id of a node -> tokens that lead only to repeats
+        barred = [tokens for query in without if (tokens := tree.tokens_of(query))]
+        for tokens in barred:
+            for token in tokens:
+                self._step(token)
+            self._use_up()
+        self._length = min(length, tree.root.below - len(barred))
 
     def advance(self, token: int) -> None:
-        self.path.append((self.node, token))
-        self.node = self.node.children[token]
+        self._step(token)
         if self.node.query >= 0:
             self.found.append(self.node.query)
-            for parent, taken in self.path:
-                child = parent.children[taken]
-                self.used[id(child)] = self.used.get(id(child), 0) + 1
-                if self.used[id(child)] == child.below:
-                    self.spent.setdefault(id(parent), []).append(taken)
-            self.path, self.node = [], self.tree.root
+            self._use_up()
 
-    def finished(self, length: int) -> bool:
-        return len(self.found) >= min(length, self.tree.root.below)
+    def finished(self) -> bool:
+        return len(self.found) >= self._length
+
+    def _step(self, token: int) -> None:
+        self.path.append((self.node, token))
+        self.node = self.node.children[token]
+
+    def _use_up(self) -> None:
+        """The query at this node cannot be written any more; back to the root."""
+        for parent, taken in self.path:
+            child = parent.children[taken]
+            self.used[id(child)] = self.used.get(id(child), 0) + 1
+            if self.used[id(child)] == child.below:
+                self.spent.setdefault(id(parent), []).append(taken)
+        self.path, self.node = [], self.tree.root
 
 
 class ListProcessor(LogitsProcessor):
     """Keeps every row of a batch inside its tree and ends it after `length` queries."""
 
-    def __init__(self, trees: Sequence[QueryTree], length: int, end: int, prompt_width: int) -> None:
-        self.rows = [_Row(tree) for tree in trees]
-        self._length, self._end, self._width = length, end, prompt_width
+    def __init__(
+        self,
+        trees: Sequence[QueryTree],
+        length: int,
+        end: int,
+        prompt_width: int,
+        without: Sequence[Iterable[str]] | None = None,
+    ) -> None:
+        barred = without or [()] * len(trees)
+        self.rows = [_Row(tree, length, texts) for tree, texts in zip(trees, barred, strict=True)]
+        self._end, self._width = end, prompt_width
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Mask scores (B, V): minus infinity for every token that a row may not take."""
         if input_ids.shape[1] > self._width:
             for row, token in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
-                if not row.finished(self._length):
+                if not row.finished():
                     row.advance(token)
         masked = torch.full_like(scores, -torch.inf)
         at: dict[int, tuple[Node, list[int]]] = {}  # rows that stand at the same node are masked together
         ended: list[int] = []
         spent: list[tuple[int, int]] = []
         for i, row in enumerate(self.rows):
-            if row.finished(self._length):
+            if row.finished():
                 ended.append(i)
                 continue
             at.setdefault(id(row.node), (row.node, []))[1].append(i)
@@ -124,6 +150,7 @@ def generate_lists(
     trees: Sequence[QueryTree],
     length: int,
     *,
+    without: Sequence[Iterable[str]] | None = None,
     temperature: float = 0.0,
     top_k: int = 100,
     tokens_per_query: int = 6,
@@ -133,6 +160,7 @@ def generate_lists(
     Args:
         prompts: token ids per row; padded on the left here.
         trees: per row, what may be written.
+        without: per row, distinct queries of the tree that may not be written.
         temperature: 0 is greedy; otherwise sampled from the top_k tokens.
     """
     width = max(len(p) for p in prompts)
@@ -141,7 +169,7 @@ def generate_lists(
     for i, prompt in enumerate(prompts):
         ids[i, width - len(prompt) :] = torch.tensor(prompt)
         mask[i, width - len(prompt) :] = 1
-    processor = ListProcessor(trees, length, vocabulary.end, width)
+    processor = ListProcessor(trees, length, vocabulary.end, width, without)
     sampling: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_k": top_k}
         if temperature > 0

@@ -7,18 +7,24 @@ import numpy as np
 
 from aigq.config import Config
 from aigq.errors import StageError
-from aigq.history.prompt import PromptParts, PromptWriter, compressed, profiles_of, verbose
+from aigq.history.prompt import PromptParts, PromptWriter, profiles_of
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
+from aigq.recall.ranker import Ranker
 
 
-def prompt_writer(config: Config, prepared: Prepared) -> PromptWriter:
-    """The prompt writer of a run."""
+def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter:
+    """The prompt writer of a run; the ranker that may order the favourites is kept in the run folder."""
     trend = CausalCounts(prepared.query_days, config.prompt.trending_half_life_days)
-    return PromptWriter(config.prompt, profiles_of(prepared.users), trend, config.samples.k_users)
+    own = None
+    if config.prompt.favourites and config.prompt.favourites_by == "ranker":
+        ranker = Ranker.of(config, run)
+        ranker.fit(prepared)
+        own = ranker.own
+    return PromptWriter(config.prompt, profiles_of(prepared.users), trend, config.samples.k_users, own)
 
 
 class DirectGenerator:
@@ -26,30 +32,32 @@ class DirectGenerator:
 
     Args:
         config: the run's config, already adapted to the system (see `aigq.training.sft.variant`).
-        folder: a Hugging Face model folder.
+        run: the run folder; the model is a Hugging Face folder in RUN/models/NAME.
         name: the row's name.
+        only_new: write no query that the shopper has issued before.
     """
 
-    def __init__(self, config: Config, folder: Path, name: str) -> None:
+    def __init__(self, config: Config, run: Path, name: str, *, only_new: bool = False) -> None:
+        folder = run / "models" / name
         if not (folder / "config.json").exists():
             raise StageError(f"no trained model at {folder}; run `aigq train sft` first")
         self.name = name
-        self._config = config
+        self._config, self._run, self._only_new = config, run, only_new
         self._vocabulary = Vocabulary.load(folder)
         self._model = generator.load(folder)
 
     def fit(self, prepared: Prepared) -> None:
         """Nothing is learned here: the weights come from `aigq train sft`."""
-        self._writer = prompt_writer(self._config, prepared)
+        self._writer = prompt_writer(self._config, self._run, prepared)
         self._counts = CausalCounts(prepared.query_days, None)
         self._category = prepared.category_of
         self._trees: dict[int, QueryTree] = {}
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
         """At most n hints for each moment; prompts of similar length are generated together."""
-        style = compressed if self._config.prompt.style == "compressed" else verbose
-        parts = [self._writer.parts(m) for m in moments]
-        prompts = [self._vocabulary.encode_prompt(style(p), self._config.prompt.budget_tokens) for p in parts]
+        budget = self._config.prompt.budget_tokens
+        parts = self._writer.parts(moments)
+        prompts = [self._vocabulary.encode_prompt(self._writer.styled(p), budget) for p in parts]
         lists: list[list[Hint]] = [[] for _ in moments]
         order = np.argsort([len(p) for p in prompts], kind="stable")
         size = self._config.decoding.batch_size
@@ -61,6 +69,7 @@ class DirectGenerator:
                 [prompts[i] for i in rows],
                 [self._tree(moments[i].day) for i in rows],
                 n,
+                without=[self._known(moments[i]) for i in rows],
                 temperature=self._config.decoding.temperature,
                 top_k=self._config.decoding.top_k,
             )
@@ -70,6 +79,10 @@ class DirectGenerator:
                     for rank, q in enumerate(queries, 1)
                 ]
         return lists
+
+    def _known(self, moment: Moment) -> set[str]:
+        """What the list may not name: with `only_new`, every query of the history."""
+        return {*moment.history["query"].to_pylist()} - {None} if self._only_new else set()
 
     def _tree(self, day: int) -> QueryTree:
         if day not in self._trees:

@@ -1,8 +1,10 @@
 """The Direct generator's weights: a Hugging Face causal LM folder that plain transformers and vLLM load."""
 
+import copy
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +13,20 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Q
 from aigq.config import GeneratorConfig
 from aigq.models.vocabulary import Vocabulary
 
+EMBEDDING_STD = 0.05
+"""Embeddings are the output layer too; at the usual 0.02 a sure token could not get a high logit for long."""
+
+COPY_SCALE = 0.3
+"""How strongly a new attention layer writes what it looks at, see `start_copying`."""
+
+ROPE_BASE = 300.0
+"""Prompts have a few hundred tokens: a small base tells neighbours apart that a base of 10,000 would blur."""
+
 
 def build(config: GeneratorConfig, vocabulary: Vocabulary, context: int, seed: int) -> PreTrainedModel:
-    """A small Qwen3-architecture model with random weights; `context` is the longest prompt plus list."""
+    """A small Qwen3-architecture model with new weights; `context` is the longest prompt plus list."""
     torch.manual_seed(seed)
-    return Qwen3ForCausalLM(
+    model = Qwen3ForCausalLM(
         Qwen3Config(
             vocab_size=len(vocabulary.tokenizer),
             hidden_size=config.hidden_size,
@@ -25,6 +36,7 @@ def build(config: GeneratorConfig, vocabulary: Vocabulary, context: int, seed: i
             num_key_value_heads=config.kv_heads,
             head_dim=max(config.hidden_size // config.heads, 16),
             max_position_embeddings=context,
+            rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
             attention_dropout=config.dropout,
             tie_word_embeddings=True,
             use_cache=True,
@@ -33,6 +45,28 @@ def build(config: GeneratorConfig, vocabulary: Vocabulary, context: int, seed: i
             bos_token_id=None,
         )
     )
+    with torch.no_grad():
+        _matrix(model.get_input_embeddings()).normal_(0, EMBEDDING_STD)
+    start_copying(model)
+    return model
+
+
+def start_copying(model: PreTrainedModel) -> None:
+    """Let every attention layer begin by writing out the very tokens that it looks at.
+
+    Output and value projections start as each other's transpose, W_O W_V = scale * P with P a projection of
+    the width d: what a head attends to is added to the residual stream as it is, and as the embeddings are
+    the output layer, that raises the logits of the attended tokens. Only *where to look* is left to learn.
+    """
+    layers: Any = model.model.layers
+    with torch.no_grad():
+        for layer in layers:
+            value, out = layer.self_attn.v_proj.weight, layer.self_attn.o_proj.weight  # (kv h, d), (d, q h)
+            directions = torch.nn.init.orthogonal_(torch.empty_like(value))
+            groups, width = out.shape[1] // value.shape[0], layer.self_attn.head_dim
+            per_head = directions.view(-1, width, directions.shape[1]).repeat_interleave(groups, dim=0)
+            value.copy_(COPY_SCALE * directions)
+            out.copy_(COPY_SCALE / groups * per_head.reshape(out.shape[1], -1).T)
 
 
 def load(folder: str | Path) -> PreTrainedModel:
@@ -41,6 +75,14 @@ def load(folder: str | Path) -> PreTrainedModel:
         folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
     )
     return to_device(model)
+
+
+def save(model: PreTrainedModel, folder: Path) -> None:
+    """A folder that plain transformers and vLLM load; low-rank adapters are merged into a copy first."""
+    whole: Any = model
+    if hasattr(whole, "merge_and_unload"):
+        whole = copy.deepcopy(whole).merge_and_unload()
+    whole.save_pretrained(folder)
 
 
 def to_device(model: PreTrainedModel) -> PreTrainedModel:

@@ -70,17 +70,16 @@ class Vocabulary:
     def encode_prompt(self, pieces: Pieces, budget: int) -> list[int]:
         """Token ids of a whole prompt of at most `budget` tokens; the oldest behaviours go first.
 
-        Where the head alone is too long (favourites of a thousand characters), its longest texts go too.
+        Where the rest alone is too long (favourites of a thousand characters), its longest texts go too.
         """
-        texts = [self.encode(piece) for piece in pieces.head]
-        room = budget - sum(len(self.encode(piece)) for piece in pieces.tail)
-        while len(texts) > 1 and sum(map(len, texts)) > room:
-            texts.remove(max(texts, key=len))
-        head = [i for text in texts for i in text]
+        head, tail = ([self.encode(piece) for piece in part] for part in (pieces.head, pieces.tail))
+        while len(head) + len(tail) > 2 and sum(map(len, head + tail)) > budget:
+            longest = max(head + tail, key=len)
+            (head if longest in head else tail).remove(longest)
         records = [[i for piece in record for i in self.encode(piece)] for record in pieces.records]
-        tail = [i for piece in pieces.tail for i in self.encode(piece)]
-        dropped = fit_to_budget(len(head), [len(r) for r in records], len(tail), budget)
-        return [*head, *(i for record in records[dropped:] for i in record), *tail]
+        fixed = sum(map(len, head)), sum(map(len, tail))
+        dropped = fit_to_budget(fixed[0], [len(r) for r in records], fixed[1], budget)
+        return [i for text in (*head, *records[dropped:], *tail) for i in text]
 
     @property
     def end(self) -> int:

@@ -42,7 +42,7 @@ def build_channel(name: str, config: Config, run: Path) -> RecallChannel:
         case "ranker":
             from aigq.recall.ranker import Ranker
 
-            return Ranker(channels.ranker, k_users, config.seed)
+            return Ranker.of(config, run)
         case "ebr":
             from aigq.models.text_encoder import TextEncoder
             from aigq.recall.ebr import Ebr

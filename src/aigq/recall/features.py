@@ -128,14 +128,17 @@ class FeatureMaker:
             for i, (day, columns) in enumerate(zip(days, near, strict=True))
         ]
         key = np.unique(np.concatenate([own, *proposed]))
-        return key[masks[row[key // size], key % size]]
+        allowed = masks[row[key // size], key % size]
+        kept: np.ndarray = key[allowed]
+        return kept
 
     def _own(self, own: _Own, key: np.ndarray, rows: Rows, moment: np.ndarray) -> np.ndarray:
         """(P, 9): the shopper's own issues of each query."""
         at, found = _find(own.key, key)
-        take = lambda values, missing: (
-            np.where(found, values[at], missing) if len(values) else np.full(len(key), missing)
-        )  # noqa: E731
+
+        def take(values: np.ndarray, missing: float) -> np.ndarray:
+            return np.where(found, values[at], missing) if len(values) else np.full(len(key), missing)
+
         count, last, first = take(own.count, 0), take(own.last, NEVER), take(own.first, NEVER)
         gap = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), NEVER)
         active = np.maximum(_active_days(rows, int(moment.max(initial=-1)) + 1)[moment], 1)

@@ -1,28 +1,34 @@
 """The ranker of bootstrap mode: gradient-boosted trees over what the log says about a (moment, query) pair.
 
 It orders the labels of IL-SFT (METHOD section 3: without exposures, the ranker is a model of our own, trained
-on the next queries against candidates of other channels), and is a row of the table on its own.
+on the next queries against candidates of other channels) and the favourites in the prompt, and is a row of
+the table on its own.
 """
 
+import hashlib
+import itertools
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aigq.config import RankerConfig
+from aigq.config import Config, RankerConfig
 from aigq.errors import StageError
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint
-from aigq.recall.features import FEATURES, FeatureMaker
+from aigq.recall.features import FEATURES, FeatureMaker, Pairs
 from aigq.recall.histories import batches
 
 _MOMENTS_AT_ONCE = 512
+_OWN = FEATURES.index("own_count")
 
 
 class Ranker:
-    """LambdaMART (LightGBM) over `features.FEATURES`.
+    """Click probability by LightGBM over `features.FEATURES`; every sample weighs the same.
 
     It is trained on the latest training samples. For their features, similarities are learned from behaviours
     before the first of them, so that a target never explains itself.
@@ -31,67 +37,79 @@ class Ranker:
         config: size of the model and of its training set.
         k_users: distinct users that must have issued a query before it is shown.
         seed: of bagging.
+        folder: keeps the trained model, so that labels, prompts and the table's row share one; None: nowhere.
     """
 
     name = "ranker"
 
-    def __init__(self, config: RankerConfig, k_users: int, seed: int) -> None:
-        self._config, self._k, self._seed = config, k_users, seed
+    def __init__(self, config: RankerConfig, k_users: int, seed: int, folder: Path | None = None) -> None:
+        self._config, self._k, self._seed, self._folder = config, k_users, seed, folder
         self._maker: FeatureMaker | None = None
         self._model: Any = None
 
+    @classmethod
+    def of(cls, config: Config, run: Path) -> "Ranker":
+        """The one ranker of a run."""
+        return cls(config.channels.ranker, config.samples.k_users, config.seed, run / "channels" / cls.name)
+
     def fit(self, prepared: Prepared) -> None:
-        """Train on the latest training samples that have a history."""
+        """Train, or read what was trained on the same data with the same settings.
+
+        Raises:
+            StageError: no training sample has a history and a target among its candidates.
+        """
         import lightgbm
 
         rows = prepared.training_rows()
         samples = self._latest(prepared, rows)
-        before = rows.filter(pc.less(rows["day"], int(samples["day"].to_numpy().min())))
-        values, hit, weight, sizes = self._examples(
-            prepared, samples, FeatureMaker(prepared, before, self._k)
-        )
-        settings = {
-            "objective": "lambdarank",
-            "lambdarank_truncation_level": 30,
-            "learning_rate": self._config.learning_rate,
-            "num_leaves": self._config.leaves,
-            "min_data_in_leaf": 100,
-            "feature_fraction": 0.5,
-            "bagging_fraction": 0.7,
-            "bagging_freq": 1,
-            "lambda_l2": 10.0,
-            "seed": self._seed,
-            "deterministic": True,
-            "force_row_wise": True,
-            "verbose": -1,
-        }
-        data = lightgbm.Dataset(values, hit, group=sizes, weight=weight, feature_name=list(FEATURES))
-        self._model = lightgbm.train(settings, data, self._config.trees)
+        kept = self._folder / f"{self._fingerprint(rows, samples)}.txt" if self._folder else None
+        if kept is not None and kept.exists():
+            self._model = lightgbm.Booster(model_file=kept)
+        else:
+            self._model = self._trained(prepared, rows, samples)
+            if kept is not None:
+                kept.parent.mkdir(parents=True, exist_ok=True)
+                part = kept.with_suffix(".part")
+                self._model.save_model(part)
+                part.replace(kept)
         self._maker = FeatureMaker(prepared, rows, self._k)
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
-        """The n candidates with the highest scores."""
-        if self._maker is None:
-            raise StageError("ranker: recommend() before fit()")
+        """The n candidates most likely to be issued next; scores are probabilities."""
         lists: list[list[Hint]] = []
         for _, batch in batches(moments, _MOMENTS_AT_ONCE):
-            pairs = self._maker.pairs(batch)
-            scores = self._model.predict(pairs.values) if len(pairs.moment) else np.zeros(0)
-            bounds = np.searchsorted(pairs.moment, np.arange(len(batch) + 1))
-            own = pairs.values[:, FEATURES.index("own_count")] > 0
-            for a, b in zip(bounds, bounds[1:], strict=False):
-                best = a + np.argsort(-scores[a:b], kind="stable")[:n]
-                lists.append(
-                    [
-                        Hint(
-                            str(self._maker.vocabulary[pairs.query[i]]),
-                            float(scores[i]),
-                            "one of your usual searches" if own[i] else "fits what you look for",
-                        )
-                        for i in best
-                    ]
-                )
+            pairs, scores, bounds = self._scored(batch)
+            for a, b in itertools.pairwise(bounds):
+                best = a + np.argsort(-scores[a:b], kind="stable")[: max(0, n)]
+                lists.append([self._hint(pairs, scores, i) for i in best])
         return lists
+
+    def own(self, moments: Sequence[Moment]) -> list[list[str]]:
+        """The shopper's own servable queries of each moment, the most likely next one first."""
+        lists: list[list[str]] = []
+        for _, batch in batches(moments, _MOMENTS_AT_ONCE):
+            pairs, scores, bounds = self._scored(batch)
+            scores = np.where(pairs.values[:, _OWN] > 0, scores, -np.inf)
+            for a, b in itertools.pairwise(bounds):
+                order = a + np.argsort(-scores[a:b], kind="stable")
+                texts = self._opened().vocabulary[pairs.query[order[scores[order] > -np.inf]]]
+                lists.append(texts.tolist())
+        return lists
+
+    def _scored(self, moments: Sequence[Moment]) -> tuple[Pairs, np.ndarray, np.ndarray]:
+        """Candidates of the moments, their probabilities (P,), and where each moment's pairs begin (M+1,)."""
+        pairs = self._opened().pairs(moments)
+        scores = self._model.predict(pairs.values) if len(pairs.moment) else np.zeros(0)
+        return pairs, scores, np.searchsorted(pairs.moment, np.arange(len(moments) + 1))
+
+    def _opened(self) -> FeatureMaker:
+        if self._maker is None:
+            raise StageError("ranker: recommend() before fit()")
+        return self._maker
+
+    def _hint(self, pairs: Pairs, scores: np.ndarray, i: int) -> Hint:
+        reason = "one of your usual searches" if pairs.values[i, _OWN] > 0 else "fits what you look for"
+        return Hint(str(self._opened().vocabulary[pairs.query[i]]), float(scores[i]), reason)
 
     def _latest(self, prepared: Prepared, rows: pa.Table) -> pa.Table:
         """The latest training samples with a history, none of the first third of the training days."""
@@ -106,24 +124,51 @@ class Ranker:
             raise StageError("ranker: no training sample has a history")
         return samples
 
+    def _fingerprint(self, rows: pa.Table, samples: pa.Table) -> str:
+        """Hash of all that the model is made from."""
+        settings = [FEATURES, self._config.model_dump(), self._k, self._seed, rows.num_rows]
+        digest = hashlib.sha256(json.dumps(settings).encode())
+        for column in (samples["sample_id"], rows["ts"], samples["targets"].combine_chunks().flatten()):
+            digest.update(repr(pc.value_counts(column).to_pylist()[:10_000]).encode())
+        return digest.hexdigest()[:16]
+
+    def _trained(self, prepared: Prepared, rows: pa.Table, samples: pa.Table) -> Any:
+        import lightgbm
+
+        before = rows.filter(pc.less(rows["day"], int(samples["day"].to_numpy().min())))
+        values, hit, weight = self._examples(prepared, samples, FeatureMaker(prepared, before, self._k))
+        settings = {
+            "objective": "binary",
+            "learning_rate": self._config.learning_rate,
+            "num_leaves": self._config.leaves,
+            "min_data_in_leaf": self._config.min_pairs_in_leaf,
+            "feature_fraction": 0.5,
+            "bagging_fraction": 0.7,
+            "bagging_freq": 1,
+            "lambda_l2": 10.0,
+            "seed": self._seed,
+            "deterministic": True,
+            "force_row_wise": True,
+            "verbose": -1,
+        }
+        data = lightgbm.Dataset(values, hit, weight=weight, feature_name=list(FEATURES))
+        return lightgbm.train(settings, data, self._config.trees)
+
     def _examples(
         self, prepared: Prepared, samples: pa.Table, maker: FeatureMaker
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Features (P, F), hit (P,), weight (P,) and pairs per sample; samples without a hit are left out."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Features (P, F), hit (P,) and weight (P,), 1 / |targets|; samples without a hit are left out."""
         moments, targets = prepared.moments(samples), samples["targets"].to_pylist()
-        values, hits, weights, sizes = [], [], [], []
+        values, hits, weights = [], [], []
         for start, batch in batches(moments, _MOMENTS_AT_ONCE):
             pairs = maker.pairs(batch)
             bounds = np.searchsorted(pairs.moment, np.arange(len(batch) + 1))
-            for i, (a, b) in enumerate(zip(bounds, bounds[1:], strict=False)):
-                wanted = targets[start + i]
+            for wanted, (a, b) in zip(targets[start:], itertools.pairwise(bounds), strict=False):
                 hit = np.isin(maker.vocabulary[pairs.query[a:b]], wanted)
-                if not hit.any():
-                    continue
-                values.append(pairs.values[a:b])
-                hits.append(hit.astype(np.int8))
-                weights.append(np.full(b - a, 1 / len(wanted), np.float32))
-                sizes.append(b - a)
+                if hit.any():
+                    values.append(pairs.values[a:b])
+                    hits.append(hit.astype(np.int8))
+                    weights.append(np.full(b - a, 1 / len(wanted), np.float32))
         if not values:
             raise StageError("ranker: no candidate of the training samples was ever a target")
-        return np.vstack(values), np.concatenate(hits), np.concatenate(weights), np.array(sizes)
+        return np.vstack(values), np.concatenate(hits), np.concatenate(weights)

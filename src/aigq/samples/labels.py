@@ -9,6 +9,8 @@ fusion of recall channels below, until a CTR model trained on exposures takes it
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
+
 
 class Label(NamedTuple):
     """One query of a label list and where it came from."""
@@ -23,7 +25,12 @@ def log_order_labels(targets: Sequence[str], allowed: set[str], length: int) -> 
 
 
 def ranked_labels(
-    targets: Sequence[str], ranking: Sequence[str], allowed: set[str], length: int, tail: int
+    targets: Sequence[str],
+    ranking: Sequence[str],
+    allowed: set[str],
+    length: int,
+    tail: int,
+    shuffle: np.random.Generator | None = None,
 ) -> list[Label]:
     """The IL-SFT labels: clicked queries in the ranker's order, then the ranker's best up to `tail` in all.
 
@@ -33,11 +40,14 @@ def ranked_labels(
         allowed: text that at least k users issued; nothing else becomes a label.
         length: longest list.
         tail: the ranker fills the list up to this length; 0 leaves only the clicked part.
+        shuffle: puts the clicked queries into a random order: all were clicked, none more than others.
     """
     position = {query: i for i, query in enumerate(ranking)}
     clicked = sorted(
         (q for q in dict.fromkeys(targets) if q in allowed), key=lambda q: position.get(q, len(position))
     )[:length]
+    if shuffle is not None:
+        clicked = [clicked[i] for i in shuffle.permutation(len(clicked))]
     rest = [q for q in ranking if q in allowed and q not in set(clicked)]
     return [Label(q, "clicked") for q in clicked] + [
         Label(q, "ranker") for q in rest[: max(0, tail - len(clicked))]

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from aigq.config import SftConfig
+from aigq.models import generator
 from aigq.training.encoding import EncodedLists
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
@@ -213,7 +214,7 @@ def _replace_best(model: PreTrainedModel, folder: Path) -> None:
     """Save the model as folder/best; an interruption leaves the earlier weights or the new ones, whole."""
     part, best = folder / "best.part", folder / "best"
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
+    generator.save(model, part)
     best.mkdir(exist_ok=True)
     for file in part.iterdir():
         file.replace(best / file.name)

@@ -1,0 +1,108 @@
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from channel_contract import K_USERS, check
+from recall_shop import GROUPS
+
+pytest.importorskip("lightgbm")
+
+from aigq.config import RankerConfig
+from aigq.errors import StageError
+from aigq.prepared import Moment, Prepared
+from aigq.recall.features import FEATURES, NEVER, FeatureMaker
+from aigq.recall.ranker import Ranker
+from aigq.tables import BEHAVIOURS
+
+SMALL = RankerConfig(trees=30, leaves=7, min_pairs_in_leaf=2)
+
+
+def make(folder=None, seed=0) -> Ranker:
+    return Ranker(SMALL, K_USERS, seed, folder)
+
+
+def moment(prepared: Prepared, *behaviours: tuple[int, str]) -> Moment:
+    """A shopper on the last day of the shop who did these (days ago, query)."""
+    day = prepared.moments(prepared.split("test"))[-1].day
+    noon = np.datetime64(day, "D").astype("datetime64[us]")
+    rows = [
+        dict(user_id="x", ts=(noon - np.timedelta64(ago, "D")).astype(datetime), day=day - ago, session=0)
+        | dict(action="search", text=query, query=query, item_id=None, category=None)
+        for ago, query in behaviours
+    ]
+    return Moment(0, "x", noon, day, pa.Table.from_pylist(rows, schema=BEHAVIOURS))
+
+
+def test_contract(prepared: Prepared) -> None:
+    check(make(), prepared)
+
+
+def test_own_features_by_hand(prepared: Prepared) -> None:
+    maker = FeatureMaker(prepared, prepared.training_rows(), K_USERS)
+    asked = [(30, "sled"), (10, "sled"), (10, "wool hat")]
+    pairs = maker.pairs([moment(prepared, *asked)])
+    value = {name: i for i, name in enumerate(FEATURES)}
+    (sled,) = np.flatnonzero(maker.vocabulary[pairs.query] == "sled")
+    expected = {
+        "own_30d": 0.5 + 0.5 ** (1 / 3),
+        "own_count": 2,
+        "own_age": 10,
+        "own_first": 30,
+        "own_gap": 20,
+        "own_due": 0.5,
+        "own_rate": 1.0,  # two issues on two active days
+        "category_60d": 0.5**0.5 + 2 * 0.5 ** (1 / 6),  # three issues in the category snow
+        "behaviours": 3,
+        "active_days": 2,
+        "idle_days": 10,
+    }
+    for name, number in expected.items():
+        assert pairs.values[sled, value[name]] == pytest.approx(number, rel=1e-5), name
+    (towel,) = np.flatnonzero(maker.vocabulary[pairs.query] == "beach towel")
+    assert pairs.values[towel, value["own_age"]] == NEVER
+    assert pairs.values[towel, value["similar"]] < pairs.values[sled, value["similar"]]
+
+
+def test_an_empty_history_has_only_what_the_shop_knows(prepared: Prepared) -> None:
+    maker = FeatureMaker(prepared, prepared.training_rows(), K_USERS)
+    pairs = maker.pairs([moment(prepared), moment(prepared, (1, "sled"))])
+    empty = pairs.values[pairs.moment == 0]
+    assert len(empty)
+    assert np.isfinite(empty).all()
+    assert (empty[:, FEATURES.index("own_count")] == 0).all()
+
+
+def test_what_k_users_have_not_issued_is_no_candidate(prepared: Prepared) -> None:
+    maker = FeatureMaker(prepared, prepared.training_rows(), K_USERS)
+    pairs = maker.pairs([moment(prepared, (1, "a secret of mine"), (1, "sled"))])
+    assert "a secret of mine" not in maker.vocabulary[pairs.query]
+
+
+def test_learns_the_groups_and_orders_own_queries(prepared: Prepared) -> None:
+    ranker = make()
+    ranker.fit(prepared)
+    who = moment(prepared, (3, "sled"), (2, "sled"), (1, "wool hat"), (1, "a secret of mine"))
+    top = [hint.query for hint in ranker.recommend([who], 3)[0]]
+    assert set(top) <= set(GROUPS["snow"])
+    assert sorted(ranker.own([who, moment(prepared)])[0]) == ["sled", "wool hat"]
+    assert ranker.own([moment(prepared)]) == [[]]
+
+
+def test_is_trained_once_for_the_same_data_and_settings(prepared: Prepared, tmp_path) -> None:
+    first = make(tmp_path)
+    first.fit(prepared)
+    (kept,) = tmp_path.iterdir()
+    written = kept.stat().st_mtime_ns
+    again = make(tmp_path)
+    again.fit(prepared)
+    assert kept.stat().st_mtime_ns == written
+    moments = prepared.moments(prepared.split("test"))
+    assert again.recommend(moments, 5) == first.recommend(moments, 5)
+    make(tmp_path, seed=1).fit(prepared)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_before_fit(prepared: Prepared) -> None:
+    with pytest.raises(StageError, match="before fit"):
+        make().recommend([moment(prepared)], 3)
