@@ -144,6 +144,9 @@ class SftConfig(Section):
     imitation_extra: int = Field(
         0, ge=0, description="more moments to imitate at, without a target, where few samples have a history"
     )
+    imitation_renamed: float = Field(
+        0.5, ge=0, le=1, description="share of the imitated lists whose queries swap names: pure copying"
+    )
     imitation_max_minutes: float | None = Field(None, gt=0, description="max_minutes of the imitation")
     imitation_learning_rate: float = Field(2e-3, gt=0, description="learning_rate of the imitation")
     epochs: float = Field(2.0, gt=0, description="passes over the training samples")

@@ -12,7 +12,7 @@ from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.samples.labels import Label
 from aigq.training import loop
-from aigq.training.encoding import EncodedLists, encode_lists
+from aigq.training.encoding import EncodedLists, encode_lists, rename
 
 TINY = GeneratorConfig(hidden_size=32, layers=1, heads=2, kv_heads=1, intermediate_size=64, vocab_size=300)
 
@@ -55,6 +55,21 @@ def test_saved_arrays_come_back(tmp_path, vocabulary):
     data.save(tmp_path / "train.npz")
     back = EncodedLists.load(tmp_path / "train.npz")
     assert all(np.array_equal(a, b) for a, b in zip(vars(data).values(), vars(back).values(), strict=True))
+
+
+def test_renaming_keeps_what_is_copied_from_where(vocabulary):
+    data = lists(vocabulary, n=40)
+    tokens = np.array([vocabulary.encode_query(q)[0] for q in ("milk", "bread")])
+    renamed = rename(data, tokens, 1.0, seed=0)
+    swapped = 0
+    for i in range(len(data)):
+        part = slice(data.starts[i], data.starts[i + 1])
+        before, after = data.tokens[part], renamed.tokens[part]
+        assert np.array_equal(before[:, None] == before, after[:, None] == after)
+        assert set(after) <= set(data.tokens)
+        swapped += not np.array_equal(before, after)
+    assert 10 < swapped < 30  # of two names, half of the permutations swap them
+    assert np.array_equal(rename(data, tokens, 0.0, seed=0).tokens, data.tokens)
 
 
 class Killed(Exception):

@@ -1,7 +1,7 @@
 """From samples to token arrays: what the training loop reads, free of tables and channels."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +45,28 @@ class EncodedLists:
         """Read what `save` wrote."""
         with np.load(path) as arrays:
             return cls(**{name: arrays[name] for name in arrays.files})
+
+
+def rename(data: EncodedLists, tokens: np.ndarray, share: float, seed: int) -> EncodedLists:
+    """In a random share of the samples, give each of `tokens` another one's name, in prompt and list alike.
+
+    What a renamed list says can only be learned by copying from its prompt, never by knowing the query. So a
+    query that the log has hardly seen yet, when it trends tomorrow, is copied as well as any other.
+
+    Args:
+        data: encoded samples.
+        tokens: (Q,) the ids that are whole queries.
+        share: of the samples that are renamed, 0..1.
+        seed: of the choice and of each sample's own permutation.
+    """
+    rng = np.random.default_rng(seed)
+    renamed = data.tokens.copy()
+    names = np.arange(max(int(renamed.max(initial=0)), int(tokens.max(initial=0))) + 1, dtype=renamed.dtype)
+    for i in np.flatnonzero(rng.random(len(data)) < share):
+        part = slice(data.starts[i], data.starts[i + 1])
+        names[tokens] = rng.permutation(tokens)
+        renamed[part] = names[renamed[part]]
+    return replace(data, tokens=renamed)
 
 
 def encode_lists(

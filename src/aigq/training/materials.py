@@ -26,7 +26,7 @@ from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note
 from aigq.recall import build_channel
 from aigq.samples.labels import Label, fuse, log_order_labels, ranked_labels
-from aigq.training.encoding import encode_lists
+from aigq.training.encoding import EncodedLists, encode_lists, rename
 
 _RANKED = 200  # queries that each channel scores for the ranker
 _LIST_TOKENS = 6  # room a query may take in the context
@@ -54,10 +54,14 @@ class _Maker:
             prompts += [self.vocabulary.encode_prompt(p, budget) for p in pieces]
         return prompts
 
-    def write(self, name: str, prompts: Sequence[list[int]], labels: Sequence[Sequence[Label]]) -> None:
-        """NAME.npz: prompts and their labels."""
-        lists = encode_lists(prompts, labels, self.vocabulary, self.config.sft.tail_weight)
-        lists.save(self.folder / f"{name}.npz")
+    def encode(self, prompts: Sequence[list[int]], labels: Sequence[Sequence[Label]]) -> EncodedLists:
+        """Prompts and their labels as arrays."""
+        return encode_lists(prompts, labels, self.vocabulary, self.config.sft.tail_weight)
+
+    def whole_queries(self) -> np.ndarray:
+        """The ids of the tokens that are one whole query."""
+        paths = [self.vocabulary.encode_query(query) for query in sorted(self.allowed)]
+        return np.unique([path[0] for path in paths if len(path) == 1]).astype(np.int64)
 
     def rankings(self, moments: Sequence[Moment]) -> list[list[str]]:
         """The ranker's order for each moment, best first."""
@@ -95,7 +99,8 @@ def make_materials(config: Config, run: Path, folder: Path) -> dict[str, int]:
     note(f"writing prompts and label lists of {train.num_rows:,} samples")
     _write_train(maker, train)
     # prompts only: validation compares generated lists
-    maker.write("valid", maker.prompts(prepared.moments(valid)), [[Label("", "clicked")]] * valid.num_rows)
+    nothing = [[Label("", "clicked")]] * valid.num_rows
+    maker.encode(maker.prompts(prepared.moments(valid)), nothing).save(folder / "valid.npz")
     counts = CausalCounts(prepared.query_days, None)
     days = valid["day"].to_pylist()
     truth = {
@@ -114,9 +119,8 @@ def _write_train(maker: _Maker, train: pa.Table) -> None:
     sft, length = maker.config.sft, maker.config.samples.list_length
     moments, targets = maker.prepared.moments(train), train["targets"].to_pylist()
     if sft.labels == "log_order":
-        maker.write(
-            "train", maker.prompts(moments), [log_order_labels(t, maker.allowed, length) for t in targets]
-        )
+        in_order = [log_order_labels(t, maker.allowed, length) for t in targets]
+        maker.encode(maker.prompts(moments), in_order).save(maker.folder / "train.npz")
         return
     extra = between(maker.prepared, train, sft.imitation_extra, maker.config.seed)
     rankings, prompts = maker.rankings([*moments, *extra]), maker.prompts([*moments, *extra])
@@ -125,10 +129,12 @@ def _write_train(maker: _Maker, train: pa.Table) -> None:
         ranked_labels(t, r, maker.allowed, length, sft.tail, rng)
         for t, r in zip(targets, rankings, strict=False)
     ]
-    maker.write("train", prompts[: len(moments)], labels)
+    maker.encode(prompts[: len(moments)], labels).save(maker.folder / "train.npz")
     if sft.imitation_epochs:
         own = [ranked_labels([], r, maker.allowed, length, length) for r in rankings]
-        maker.write("imitation", prompts, own)
+        lists = maker.encode(prompts, own)
+        lists = rename(lists, maker.whole_queries(), sft.imitation_renamed, maker.config.seed)
+        lists.save(maker.folder / "imitation.npz")
 
 
 def between(prepared: Prepared, train: pa.Table, n: int, seed: int) -> list[Moment]:
