@@ -87,6 +87,9 @@ class PromptConfig(Section):
     trending: int = Field(
         0, ge=0, description="the shop's top queries of earlier days, in the context; 0: leave out"
     )
+    trending_by: Literal["issues", "ranker"] = Field(
+        "issues", description="order of the trending queries: decayed issues, or the ranker without a history"
+    )
     trending_half_life_days: float = Field(2.0, gt=0, description="decay of those counts")
 
 
@@ -224,6 +227,9 @@ class RankerConfig(Section):
     """Gradient-boosted trees over what the log says about a shopper and a query."""
 
     max_samples: int = Field(6000, ge=1, description="trained on so many of the latest training samples")
+    objective: Literal["binary", "lambdarank"] = Field(
+        "binary", description="of the trees: probability of a hit, or order within a list of 30"
+    )
     trees: int = Field(200, ge=1, description="boosting rounds")
     leaves: int = Field(31, ge=2, description="of a tree")
     min_pairs_in_leaf: int = Field(100, ge=1, description="fewest (moment, query) pairs in a leaf")

@@ -24,10 +24,13 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from aigq.config import PromptConfig
-    from aigq.prepared import CausalCounts, Moment
+    from aigq.prepared import Moment
 
 Own = Callable[[Sequence["Moment"]], list[list[str]]]
 """The shopper's own queries at each moment, best first."""
+
+Trend = Callable[[int, int], list[str]]
+"""The n queries that stand out in the shop on a day, best first: trend(day, n)."""
 
 SEPARATOR = ";;"
 SECTIONS = ("<profile>", "<favourites>", "<trending>", "<behaviours>", "<queries>")
@@ -163,8 +166,7 @@ class PromptWriter:
     Args:
         config: which fields, how long.
         profiles: user_id -> profile.
-        trend: causal counts at `config.trending_half_life_days`.
-        k_users: trending text needs this many distinct users, like any text that is learned or served.
+        trend: what the shop is looking for on a day, best first, counted on earlier days.
         own: each moment's own queries, best first; default: by decayed frequency.
     """
 
@@ -172,11 +174,10 @@ class PromptWriter:
         self,
         config: PromptConfig,
         profiles: dict[str, dict[str, str]],
-        trend: CausalCounts,
-        k_users: int,
+        trend: Trend,
         own: Own | None = None,
     ) -> None:
-        self._config, self._profiles, self._trend, self._k_users = config, profiles, trend, k_users
+        self._config, self._profiles, self._trend = config, profiles, trend
         self._own = own or by_frequency(config.favourites_half_life_days)
         self._trending: dict[int, list[str]] = {}
 
@@ -208,8 +209,7 @@ class PromptWriter:
 
     def _top(self, day: int) -> list[str]:
         if day not in self._trending:
-            top = self._trend.top(day, self._config.trending, self._k_users) if self._config.trending else []
-            self._trending[day] = [query for query, _ in top]
+            self._trending[day] = self._trend(day, self._config.trending) if self._config.trending else []
         return self._trending[day]
 
 

@@ -17,14 +17,19 @@ from aigq.recall.ranker import Ranker
 
 
 def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter:
-    """The prompt writer of a run; the ranker that may order the favourites is kept in the run folder."""
-    trend = CausalCounts(prepared.query_days, config.prompt.trending_half_life_days)
-    own = None
-    if config.prompt.favourites and config.prompt.favourites_by == "ranker":
+    """The prompt writer of a run; a ranker that orders parts of it is kept in the run folder."""
+    counts = CausalCounts(prepared.query_days, config.prompt.trending_half_life_days)
+
+    def most_issued(day: int, n: int) -> list[str]:
+        return [query for query, _ in counts.top(day, n, config.samples.k_users)]
+
+    trend, own = most_issued, None
+    if "ranker" in (config.prompt.trending_by, config.prompt.favourites_by):
         ranker = Ranker.of(config, run)
         ranker.fit(prepared)
-        own = ranker.own
-    return PromptWriter(config.prompt, profiles_of(prepared.users), trend, config.samples.k_users, own)
+        trend = ranker.trend if config.prompt.trending_by == "ranker" else trend
+        own = ranker.own if config.prompt.favourites_by == "ranker" else None
+    return PromptWriter(config.prompt, profiles_of(prepared.users), trend, own)
 
 
 class DirectGenerator:

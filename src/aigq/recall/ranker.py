@@ -22,13 +22,14 @@ from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint
 from aigq.recall.features import FEATURES, FeatureMaker, Pairs
 from aigq.recall.histories import batches
+from aigq.tables import BEHAVIOURS
 
 _MOMENTS_AT_ONCE = 512
 _OWN = FEATURES.index("own_count")
 
 
 class Ranker:
-    """Click probability by LightGBM over `features.FEATURES`; every sample weighs the same.
+    """LightGBM over `features.FEATURES`; every sample weighs the same, however many targets it has.
 
     It is trained on the latest training samples. For their features, similarities are learned from behaviours
     before the first of them, so that a target never explains itself.
@@ -75,7 +76,7 @@ class Ranker:
         self._maker = FeatureMaker(prepared, rows, self._k)
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
-        """The n candidates most likely to be issued next; scores are probabilities."""
+        """The n candidates most likely to be issued next; scores of the objective `binary` are probabilities."""
         lists: list[list[Hint]] = []
         for _, batch in batches(moments, _MOMENTS_AT_ONCE):
             pairs, scores, bounds = self._scored(batch)
@@ -96,8 +97,14 @@ class Ranker:
                 lists.append(texts.tolist())
         return lists
 
+    def trend(self, day: int, n: int) -> list[str]:
+        """The n queries most likely to be issued on a day by a shopper of whom nothing is known."""
+        start = np.datetime64(day, "D").astype("datetime64[us]")
+        nothing = Moment(-1, "", start, day, BEHAVIOURS.empty_table())
+        return [hint.query for hint in self.recommend([nothing], n)[0]]
+
     def _scored(self, moments: Sequence[Moment]) -> tuple[Pairs, np.ndarray, np.ndarray]:
-        """Candidates of the moments, their probabilities (P,), and where each moment's pairs begin (M+1,)."""
+        """Candidates of the moments, their scores (P,), and where each moment's pairs begin (M+1,)."""
         pairs = self._opened().pairs(moments)
         scores = self._model.predict(pairs.values) if len(pairs.moment) else np.zeros(0)
         return pairs, scores, np.searchsorted(pairs.moment, np.arange(len(moments) + 1))
@@ -136,9 +143,12 @@ class Ranker:
         import lightgbm
 
         before = rows.filter(pc.less(rows["day"], int(samples["day"].to_numpy().min())))
-        values, hit, weight = self._examples(prepared, samples, FeatureMaker(prepared, before, self._k))
+        values, hit, weight, sizes = self._examples(
+            prepared, samples, FeatureMaker(prepared, before, self._k)
+        )
         settings = {
-            "objective": "binary",
+            "objective": self._config.objective,
+            "lambdarank_truncation_level": 30,
             "learning_rate": self._config.learning_rate,
             "num_leaves": self._config.leaves,
             "min_data_in_leaf": self._config.min_pairs_in_leaf,
@@ -151,13 +161,14 @@ class Ranker:
             "force_row_wise": True,
             "verbose": -1,
         }
-        data = lightgbm.Dataset(values, hit, weight=weight, feature_name=list(FEATURES))
+        groups = sizes if self._config.objective == "lambdarank" else None
+        data = lightgbm.Dataset(values, hit, weight=weight, group=groups, feature_name=list(FEATURES))
         return lightgbm.train(settings, data, self._config.trees)
 
     def _examples(
         self, prepared: Prepared, samples: pa.Table, maker: FeatureMaker
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Features (P, F), hit (P,) and weight (P,), 1 / |targets|; samples without a hit are left out."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[int]]:
+        """Features (P, F), hit (P,), weight (P,) and pairs per sample; samples without a hit are left out."""
         moments, targets = prepared.moments(samples), samples["targets"].to_pylist()
         values, hits, weights = [], [], []
         for start, batch in batches(moments, _MOMENTS_AT_ONCE):
@@ -171,4 +182,4 @@ class Ranker:
                     weights.append(np.full(b - a, 1 / len(wanted), np.float32))
         if not values:
             raise StageError("ranker: no candidate of the training samples was ever a target")
-        return np.vstack(values), np.concatenate(hits), np.concatenate(weights)
+        return np.vstack(values), np.concatenate(hits), np.concatenate(weights), [len(hit) for hit in hits]
