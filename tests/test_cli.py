@@ -44,9 +44,18 @@ SMALL = {
         "intermediate_size": 64,
         "init_from_encoder": False,
     },
-    "sft": {"epochs": 1, "batch_size": 32, "tail": 5, "eval_every": 5, "eval_samples": 16},
+    "sft": {
+        "imitation_epochs": 0.5,
+        "imitation_extra": 20,
+        "epochs": 1,
+        "batch_size": 32,
+        "tail": 5,
+        "eval_every": 5,
+        "eval_samples": 16,
+    },
+    "channels": {"ranker": {"trees": 10, "leaves": 4, "min_pairs_in_leaf": 5}},
     "evaluation": {
-        "rows": ["popular", "personal", "coclick", "direct_il_sft"],
+        "rows": ["popular", "popular:new", "personal", "coclick", "direct_il_sft:new", "direct_il_sft"],
         "ks": [3, 5],
         "bootstrap": 100,
         "report_users": 2,
@@ -230,6 +239,9 @@ def test_table_runs_all_stages_and_leaves_a_run_folder(aigq, trained):
         "lists",
         "models",
     } <= left
+    report = (trained / "report.html").read_text()
+    for curve in ("Imitation of the ranker: Query HR on validation", "IL-SFT: Query HR on validation"):
+        assert curve in report
     versions = json.loads((trained / "versions.json").read_text())
     assert {"python", "packages", "git"} <= set(versions)
 
@@ -277,7 +289,7 @@ def test_stages_one_by_one(aigq, shop):
     assert json.loads(out)["steps"] > 0
     code, out, err = aigq("evaluate", *run, "--json")
     assert code == DONE, err
-    assert len(json.loads(out)["rows"]) == 4
+    assert len(json.loads(out)["rows"]) == len(SMALL["evaluation"]["rows"])
 
 
 def test_hints_have_reasons_and_obey_the_count(aigq, trained):

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 RESUMABLE: Final = frozenset({"demo", "table", "train"})
 DEMO_RECIPE: Final = Path("recipes/demo.yaml")
+_FROM_SCRATCH: Final = (
+    "generator.start=null",
+    "sft.imitation_learning_rate=0.002",  # a start is only trained on, a new model has all to learn
+    "sft.imitation_max_minutes=5",
+)
 
 app = App(
     name="aigq",
@@ -193,7 +198,7 @@ def demo(
     json: Json = False,
 ) -> int:
     """The main job on an example log: import, prepare, train, the table, and hints for three households."""
-    overrides = (*set, *(["generator.start=null"] if from_scratch else []))
+    overrides = (*(_FROM_SCRATCH if from_scratch else ()), *set)
     folder = run or RUNS / ("demo-from-scratch" if from_scratch else "demo")
     opened = Common(config=config, run=folder, set=overrides).open()
     run_missing(opened)

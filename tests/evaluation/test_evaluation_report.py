@@ -121,7 +121,7 @@ def test_the_report_runs_nothing_fetches_nothing_and_closes_its_tags(tmp_path):
 
 
 def test_the_report_draws_training_curves_when_there_is_a_log(tmp_path):
-    log = tmp_path / "models/direct_il_sft/log.jsonl"
+    log = tmp_path / "models/direct_il_sft/training/log.jsonl"
     log.parent.mkdir(parents=True)
     lines = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": float("nan")}, {"step": 2, "valid_query_hr": 0.2}]
     log.write_text("\n".join(map(json.dumps, lines)) + '\nnull\n{"step": 3, "lo')

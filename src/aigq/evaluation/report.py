@@ -19,7 +19,8 @@ from aigq.evaluation.people import people
 from aigq.prepared import Prepared
 
 STYLE = Path(__file__).with_name("report.css")
-TRAINING_LOG = Path("models/direct_il_sft/log.jsonl")
+TRAINING = Path("models/direct_il_sft/training")
+PHASES = {"Imitation of the ranker": TRAINING / "imitation" / "log.jsonl", "IL-SFT": TRAINING / "log.jsonl"}
 
 
 def write_report(
@@ -35,7 +36,7 @@ def write_report(
 
     Args:
         result: the content of metrics.json.
-        run: the run folder; its training log is read when there is one.
+        run: the run folder; its training logs are read when there are any.
         prepared: for the histories of the shoppers shown.
         config: the run; `evaluation.report_users` shoppers are shown.
         samples: the samples that were judged.
@@ -45,7 +46,8 @@ def write_report(
     sections = [
         _header(result),
         _section("Results", _table(result) + _notes(result)),
-        *_chart_sections(result, read_log(run / TRAINING_LOG)),
+        *_chart_sections(result),
+        *_training({phase: read_log(run / log) for phase, log in PHASES.items()}),
         _section("Lists", _checks(result)),
         people(result["compare_to"], lists[result["compare_to"]], prepared, shown, result["k"]),
         _footer(result),
@@ -140,14 +142,14 @@ def _notes(result: Mapping[str, Any]) -> str:
     )
 
 
-def _chart_sections(result: Mapping[str, Any], log: list[dict[str, Any]]) -> list[str]:
+def _chart_sections(result: Mapping[str, Any]) -> list[str]:
     if not charts.available():
         return [_section("Charts", "<p>Charts need altair: <code>pip install 'aigq[train]'</code>.</p>")]
     metrics = ("query_hr", "cate_hr", "novel_query_hr")
     drawn = [charts.bars(result, metric) for metric in metrics]
     bars = "".join(_figure(svg, _say(result, m)) for svg, m in zip(drawn, metrics, strict=True) if svg)
     k = result["k"]
-    sections = [
+    return [
         _section("With 95 % intervals", f'<div class="grid three">{bars}</div>'),
         _section(
             "Shorter lists",
@@ -157,17 +159,20 @@ def _chart_sections(result: Mapping[str, Any], log: list[dict[str, Any]]) -> lis
             "Slices", _figure(charts.slices(result), f"Query HR@{k} per slice and system, with intervals")
         ),
     ]
-    return sections + _training(log)
 
 
-def _training(log: list[dict[str, Any]]) -> list[str]:
+def _training(logs: Mapping[str, list[dict[str, Any]]]) -> list[str]:
+    if not charts.available():
+        return []
     figures = []
-    for metric, title in (("loss", "training loss"), ("valid_query_hr", "Query HR on validation")):
-        points = [p for p in log if isinstance(p.get(metric), int | float) and np.isfinite(p[metric])]
-        if points:
-            first, last = points[0], points[-1]
-            text = f"{title}: {first[metric]:.4f} at first, {last[metric]:.4f} at step {last['step']:,}"
-            figures.append(_figure(charts.line(points, metric, title), text))
+    for phase, log in logs.items():
+        for metric, name in (("loss", "training loss"), ("valid_query_hr", "Query HR on validation")):
+            points = [p for p in log if isinstance(p.get(metric), int | float) and np.isfinite(p[metric])]
+            if points:
+                first, last = points[0], points[-1]
+                title = f"{phase}: {name}"
+                text = f"{title}, {first[metric]:.4f} at first, {last[metric]:.4f} at step {last['step']:,}"
+                figures.append(_figure(charts.line(points, metric, title), text))
     return [_section("Training", f'<div class="grid">{"".join(figures)}</div>')] if figures else []
 
 

@@ -76,7 +76,7 @@ class Ranker:
         self._maker = FeatureMaker(prepared, rows, self._k)
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
-        """The n candidates most likely to be issued next; scores of the objective `binary` are probabilities."""
+        """The n candidates most likely to be issued next; scores of `binary` are probabilities."""
         lists: list[list[Hint]] = []
         for _, batch in batches(moments, _MOMENTS_AT_ONCE):
             pairs, scores, bounds = self._scored(batch)
