@@ -22,7 +22,7 @@ def generator():
     return module
 
 
-@pytest.mark.parametrize("name", ["configuration.md", "cli.md"])
+@pytest.mark.parametrize("name", ["configuration.md", "cli.md", "results.md", "../README.md"])
 def test_generated_pages_are_current(name):
     assert (ROOT / "docs" / name).read_text() == generator().pages()[name], "run `make docs`"
 

@@ -132,6 +132,12 @@ class SftConfig(Section):
     clicked_order: Literal["ranker", "random"] = Field(
         "ranker", description="order of the clicked queries of one ranked list"
     )
+    order_noise: float = Field(
+        2.0,
+        ge=0,
+        description="places by which the queries of a ranked training list are moved at random while the "
+        "targets keep their order, so that a list recovers from what it passed over; 0: as they are",
+    )
     tail: int = Field(
         30, ge=0, description="fill ranked labels up to this length with the ranker's top-K; 0: no tail"
     )

@@ -12,7 +12,7 @@ from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.samples.labels import Label
 from aigq.training import loop
-from aigq.training.encoding import EncodedLists, encode_lists, rename
+from aigq.training.encoding import EncodedLists, disorder, encode_lists, next_targets, rename
 
 TINY = GeneratorConfig(hidden_size=32, layers=1, heads=2, kv_heads=1, intermediate_size=64, vocab_size=300)
 
@@ -34,6 +34,23 @@ def test_weights_clicked_1_tail_as_configured_prompt_0(vocabulary):
     bread, milk = (len(vocabulary.encode_query(q)) for q in ("bread", "milk"))
     assert data.weights.tolist() == [0, 0] + [1] * bread + [0.5] * milk + [1]
     assert data.prompt(0).tolist() == [5, 6]
+
+
+def test_targets_of_a_disordered_list_are_the_best_not_yet_written():
+    queries = [[10], [20, 21], [30]]
+    assert next_targets(queries, [0, 1, 2]) == ([10, 20, 21, 30], [10, 20, 21, 30], [0, 1, 1, 2])
+    # written 30, 10, 20: first 10 was due, then still 10, then 20 with its second token
+    assert next_targets(queries, [2, 0, 1]) == ([30, 10, 20, 21], [10, 10, 20, 21], [0, 0, 1, 1])
+    # written 20 21, 30, 10: due were 10 (21 goes on with what was begun), 10, 10
+    assert next_targets(queries, [1, 2, 0]) == ([20, 21, 30, 10], [10, 21, 10, 10], [0, 1, 0, 0])
+
+
+def test_disorder_is_a_permutation_that_moves_a_few_places():
+    order = disorder(30, 2.0, np.random.default_rng(0))
+    assert sorted(order) == list(range(30))
+    moves = np.abs(np.array(order) - np.arange(30))
+    assert 0.5 < moves.mean() < 4
+    assert disorder(5, 0.0, np.random.default_rng(0)) == [0, 1, 2, 3, 4]
 
 
 def test_list_loss_by_hand():
@@ -159,7 +176,7 @@ def test_the_best_weights_are_replaced_whole(tmp_path, vocabulary):
 
 def test_training_lowers_the_loss(tmp_path, vocabulary):
     data = lists(vocabulary)
-    ids, mask, weights = loop.collate(data, np.arange(len(data)), vocabulary.pad)
+    ids, mask, targets, weights = loop.collate(data, np.arange(len(data)), vocabulary.pad)
 
     def loss(weights_of_model):
         model = generator.build(TINY, vocabulary, 64, seed=0)
@@ -167,7 +184,7 @@ def test_training_lowers_the_loss(tmp_path, vocabulary):
             model.load_state_dict(weights_of_model)
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=mask).logits
-        return loop.list_loss(logits[:, :-1].contiguous(), ids[:, 1:-1], weights[:, 1:-1]).item()
+        return loop.list_loss(logits[:, :-1].contiguous(), targets[:, 1:-1], weights[:, 1:-1]).item()
 
     trained, _ = run(tmp_path, vocabulary)
     assert loss(trained) < 0.7 * loss(None)

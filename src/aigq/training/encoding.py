@@ -14,11 +14,13 @@ from aigq.samples.labels import Label
 class EncodedLists:
     """Prompts and label lists as one flat array.
 
-    tokens (T,) int32: prompt then labels of sample 0, of sample 1, ...; weights (T,) float32: the loss weight
-    of each token as a target, 0 in prompts; starts (N+1,) int64; prompt_lengths (N,) int32.
+    tokens (T,) int32: prompt then list of sample 0, of sample 1, ...; targets (T,) int32: what should have
+    stood at each place, the token itself unless the list was disordered; weights (T,) float32: the loss
+    weight of each target, 0 in prompts; starts (N+1,) int64; prompt_lengths (N,) int32.
     """
 
     tokens: np.ndarray
+    targets: np.ndarray
     weights: np.ndarray
     starts: np.ndarray
     prompt_lengths: np.ndarray
@@ -60,13 +62,46 @@ def rename(data: EncodedLists, tokens: np.ndarray, share: float, seed: int) -> E
         seed: of the choice and of each sample's own permutation.
     """
     rng = np.random.default_rng(seed)
-    renamed = data.tokens.copy()
-    names = np.arange(max(int(renamed.max(initial=0)), int(tokens.max(initial=0))) + 1, dtype=renamed.dtype)
+    renamed, targets = data.tokens.copy(), data.targets.copy()
+    names = np.arange(max(int(targets.max(initial=0)), int(tokens.max(initial=0))) + 1, dtype=renamed.dtype)
     for i in np.flatnonzero(rng.random(len(data)) < share):
         part = slice(data.starts[i], data.starts[i + 1])
         names[tokens] = rng.permutation(tokens)
-        renamed[part] = names[renamed[part]]
-    return replace(data, tokens=renamed)
+        renamed[part], targets[part] = names[renamed[part]], names[targets[part]]
+    return replace(data, tokens=renamed, targets=targets)
+
+
+def disorder(n: int, noise: float, rng: np.random.Generator) -> list[int]:
+    """A random order of n places: each is moved by a normal number of places with deviation `noise`."""
+    return (
+        np.argsort(np.arange(n) + rng.normal(0.0, noise, n), kind="stable").tolist() if noise else [*range(n)]
+    )
+
+
+def next_targets(
+    queries: Sequence[Sequence[int]], order: Sequence[int]
+) -> tuple[list[int], list[int], list[int]]:
+    """Tokens of a list in the given order, the target at each token, and whose weight it has.
+
+    Where a query begins, the target is the first one of the true order that is not written yet; inside a
+    query it is the query itself. So the model learns what to write after any beginning, also after its own
+    mistakes: a query that it passed over is still the next one.
+
+    Args:
+        queries: token ids of each query, in the true order.
+        order: a permutation of the positions of `queries`.
+    """
+    tokens: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    waiting = list(range(len(queries)))
+    for place in order:
+        best = waiting[0]
+        tokens += queries[place]
+        targets += [queries[best][0], *queries[place][1:]]
+        owners += [best, *[place] * (len(queries[place]) - 1)]
+        waiting.remove(place)
+    return tokens, targets, owners
 
 
 def encode_lists(
@@ -74,31 +109,34 @@ def encode_lists(
     labels: Sequence[Sequence[Label]],
     vocabulary: Vocabulary,
     tail_weight: float,
+    noise: float = 0.0,
+    seed: int = 0,
     tick: Callable[[int], None] = lambda n: None,
 ) -> EncodedLists:
-    """Token ids and loss weights. A clicked query's tokens and the end weigh 1, the ranker's tail_weight.
+    """Token ids, targets and loss weights. A clicked query and the end weigh 1, the ranker's `tail_weight`.
 
-    Samples without labels are left out.
+    Samples without labels are left out. With `noise` above 0 lists are disordered, see `next_targets`.
     """
+    rng = np.random.default_rng(seed)
     tokens: list[int] = []
+    targets: list[int] = []
     weights: list[float] = []
     starts, prompt_lengths = [0], []
     for prompt, label_list in zip(prompts, labels, strict=True):
         tick(1)
         if not label_list:
             continue
-        tokens += prompt
-        weights += [0.0] * len(prompt)
-        for label in label_list:
-            ids = vocabulary.encode_query(label.query)
-            tokens += ids
-            weights += [1.0 if label.source == "clicked" else tail_weight] * len(ids)
-        tokens.append(vocabulary.end)
-        weights.append(1.0)
+        queries = [vocabulary.encode_query(label.query) for label in label_list]
+        written, wanted, owners = next_targets(queries, disorder(len(queries), noise, rng))
+        tokens += [*prompt, *written, vocabulary.end]
+        targets += [*prompt, *wanted, vocabulary.end]
+        own = [1.0 if label.source == "clicked" else tail_weight for label in label_list]
+        weights += [*[0.0] * len(prompt), *(own[owner] for owner in owners), 1.0]
         starts.append(len(tokens))
         prompt_lengths.append(len(prompt))
     return EncodedLists(
         np.asarray(tokens, np.int32),
+        np.asarray(targets, np.int32),
         np.asarray(weights, np.float32),
         np.asarray(starts, np.int64),
         np.asarray(prompt_lengths, np.int32),

@@ -58,23 +58,25 @@ def batches(data: EncodedLists, batch_size: int, seed: int, epoch: int) -> Itera
 
 def collate(
     data: EncodedLists, rows: np.ndarray, pad: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Left-padded ids (B, T), attention mask (B, T) and target weights (B, T)."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Left-padded ids (B, T), attention mask (B, T), targets (B, T) and their weights (B, T)."""
     width = int(data.lengths()[rows].max())
     ids = np.full((len(rows), width), pad, np.int64)
     mask = np.zeros((len(rows), width), np.int64)
+    targets = np.zeros((len(rows), width), np.int64)
     weights = np.zeros((len(rows), width), np.float32)
     for i, row in enumerate(rows):
         a, b = data.starts[row], data.starts[row + 1]
         ids[i, width - (b - a) :] = data.tokens[a:b]
         mask[i, width - (b - a) :] = 1
+        targets[i, width - (b - a) :] = data.targets[a:b]
         weights[i, width - (b - a) :] = data.weights[a:b]
-    return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(weights)
+    return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(targets), torch.from_numpy(weights)
 
 
-def list_loss(logits: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted token NLL, each list counting equally; logits (B, L+1, V) predict ids (B, L)."""
-    nll = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), ids, reduction="none")  # (B, L)
+def list_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted token NLL, each list counting equally; logits (B, L+1, V) predict targets (B, L)."""
+    nll = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), targets, reduction="none")  # (B, L)
     return ((nll * weights).sum(dim=1) / weights.sum(dim=1)).mean()
 
 
@@ -161,11 +163,11 @@ def _step(
     config: SftConfig,
     amp: torch.autocast,
 ) -> tuple[float, int]:
-    ids, mask, weights = (tensor.to(model.device) for tensor in collate(data, rows, pad))
+    ids, mask, targets, weights = (tensor.to(model.device) for tensor in collate(data, rows, pad))
     labels = int((data.lengths()[rows] - data.prompt_lengths[rows]).max())  # the longest list of the batch
     with amp:
         logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=labels + 1).logits
-        loss = list_loss(logits, ids[:, -labels:], weights[:, -labels:])
+        loss = list_loss(logits, targets[:, -labels:], weights[:, -labels:])
     loss.backward()
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], config.gradient_clip)
     for group in optimizer.param_groups:

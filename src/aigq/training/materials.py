@@ -56,7 +56,9 @@ class _Maker:
 
     def encode(self, prompts: Sequence[list[int]], labels: Sequence[Sequence[Label]]) -> EncodedLists:
         """Prompts and their labels as arrays."""
-        return encode_lists(prompts, labels, self.vocabulary, self.config.sft.tail_weight)
+        sft, seed = self.config.sft, self.config.seed
+        noise = 0.0 if sft.labels == "log_order" else sft.order_noise
+        return encode_lists(prompts, labels, self.vocabulary, sft.tail_weight, noise, seed)
 
     def whole_queries(self) -> np.ndarray:
         """The ids of the tokens that are one whole query."""
@@ -195,15 +197,27 @@ def subset(samples: pa.Table, n: int | None, seed: int) -> pa.Table:
     return samples.take(rows)
 
 
+_READ = (
+    "labels",
+    "ranker",
+    "clicked_order",
+    "order_noise",
+    "tail",
+    "tail_weight",
+    "max_samples",
+    "imitation_extra",
+    "imitation_renamed",
+    "eval_samples",
+)
+
+
 def fingerprint_of(config: Config, run: Path) -> str:
     """Hash of all that `make_materials` reads."""
     parts = config.model_dump(
         mode="json", include={"seed", "split", "samples", "prompt", "generator", "encoder"}
     )
-    parts["sft"] = {
-        k: getattr(config.sft, k) for k in ("labels", "ranker", "tail", "tail_weight", "max_samples")
-    }
-    parts["sft"]["eval_samples"] = config.sft.eval_samples
+    parts["sft"] = {key: getattr(config.sft, key) for key in _READ}
+    parts["imitation"] = bool(config.sft.imitation_epochs)
     parts["channels"] = config.channels.model_dump(mode="json", exclude={"llms"})
     summary = run / "prepared" / "summary.json"
     parts["prepared"] = summary.read_text(encoding="utf-8") if summary.exists() else ""
