@@ -5,6 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
+
+from aigq.config import parse
 
 ROOT = Path(__file__).parent.parent
 PAGES = [
@@ -53,6 +56,21 @@ def test_every_case_of_bad_input_has_its_tests():
         if not re.search(rf"^def {test}\(", (ROOT / file).read_text(), re.M)
     ]
     assert missing == []
+
+
+def test_the_snippets_about_zero_shot_rows_are_configs():
+    snippets = re.findall(r"^```yaml\n(.*?)^```", (ROOT / "docs" / "zero-shot.md").read_text(), re.M | re.S)
+    split = {"validation_from": "2024-05-01", "test_from": "2024-05-15"}
+    configs = [parse({"split": split, **yaml.safe_load(snippet)}) for snippet in snippets]
+    assert {name for config in configs for name in config.channels.llms} == {
+        "qwen3",
+        "gpt",
+        "gemini",
+        "smollm2",
+    }
+    for config in configs:
+        asked = {row for row in config.evaluation.rows if row.startswith("zero_shot:")}
+        assert asked <= {f"zero_shot:{name}" for name in config.channels.llms}
 
 
 def test_make_targets_of_the_readme_exist():

@@ -27,6 +27,7 @@ class Endpoint:
     url: str = ""
     statuses: list[int] = field(default_factory=list)  # answered first, before any 200
     requests: list[dict] = field(default_factory=list)
+    unsupported: dict[str, str] = field(default_factory=dict)  # parameter -> code of the refusal
 
 
 @pytest.fixture
@@ -48,7 +49,11 @@ def endpoint() -> Iterator[Endpoint]:
                 ],
                 "usage": {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500},
             }
-            payload = json.dumps(answer if status == 200 else {"error": {"message": "not now"}}).encode()
+            error = {"message": "not now"}
+            for name, code in state.unsupported.items():
+                if name in body:
+                    status, error = 400, {"message": f"no '{name}' here", "param": name, "code": code}
+            payload = json.dumps(answer if status == 200 else {"error": error}).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(payload)))
@@ -111,6 +116,37 @@ def test_gives_up_with_a_clear_message(endpoint: Endpoint, prepared: Prepared, t
     endpoint.statuses = [401]
     with pytest.raises(StageError, match=r"(?s)status 401.*OPENAI_API_KEY"):
         channel.recommend(moments, 5)
+
+
+def test_parameters_that_a_model_does_not_know_are_left_out(
+    endpoint: Endpoint, prepared: Prepared, tmp_path: Path
+) -> None:
+    endpoint.unsupported = {"max_tokens": "unsupported_parameter", "temperature": "unsupported_value"}
+    channel = make(endpoint, tmp_path, concurrency=1, retries=0)
+    channel.fit(prepared)
+    lists = channel.recommend(prepared.moments(prepared.split("test"))[:3], 5)
+    assert all(lists)
+    assert len(endpoint.requests) == 5, "both refusals are learned once, not with each question"
+    assert [r.get("max_completion_tokens") for r in endpoint.requests[2:]] == [400] * 3
+    assert not any({"max_tokens", "temperature"} & set(r) for r in endpoint.requests[2:])
+
+
+@pytest.mark.parametrize(
+    "unsupported",
+    [
+        {"max_tokens": "invalid_value"},  # known, but this number is too large
+        {"max_tokens": "unsupported_parameter", "max_completion_tokens": "unsupported_parameter"},
+    ],
+)
+def test_nothing_is_asked_without_a_limit_of_tokens(
+    endpoint: Endpoint, prepared: Prepared, tmp_path: Path, unsupported: dict[str, str]
+) -> None:
+    endpoint.unsupported = unsupported
+    channel = make(endpoint, tmp_path)
+    channel.fit(prepared)
+    with pytest.raises(StageError, match=r"status 400.*no 'max"):
+        channel.recommend(prepared.moments(prepared.split("test"))[:1], 5)
+    assert all("max_tokens" in r or "max_completion_tokens" in r for r in endpoint.requests)
 
 
 def test_cost_cap_stops_before_it_is_passed(endpoint: Endpoint, prepared: Prepared, tmp_path: Path) -> None:

@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 SYSTEM = "You recommend search queries in an online shop. You answer with a numbered list and nothing else."
 VERBS = {"search": "searched for", "click": "looked at", "cart": "put into the cart", "purchase": "bought"}
 MAX_BEHAVIOURS = 50
+UNSUPPORTED = (
+    "unsupported_parameter",
+    "unsupported_value",
+)  # how OpenAI's reasoning models refuse a parameter
 CHARACTERS_PER_TOKEN = 2  # on the safe side, for the cost of a question before it is asked
 
 
@@ -48,6 +52,7 @@ class ZeroShot:
         self._config, self._k, self._path, self._sleep = config, k_users, answers, sleep
         self._counts: CausalCounts | None = None
         self._client: Any = None
+        self._parameters: dict[str, Any] = {"max_tokens": config.max_tokens, "temperature": 0}
         self._lock = threading.Lock()
         self._reserved = 0.0
         self._skipped = 0
@@ -128,11 +133,11 @@ class ZeroShot:
 
         client, config = self._opened(), self._config
         messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
-        for attempt in range(config.retries + 1):
+        attempt = 0
+        while True:
+            sent = dict(self._parameters)
             try:
-                return client.chat.completions.create(
-                    model=config.model, messages=messages, max_tokens=config.max_tokens, temperature=0
-                )
+                return client.chat.completions.create(model=config.model, messages=messages, **sent)
             except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
                 if attempt == config.retries:
                     raise StageError(
@@ -140,12 +145,27 @@ class ZeroShot:
                         f"answers so far are kept, run again to continue"
                     ) from error
                 self._sleep(min(60.0, 0.5 * 2.0**attempt))
+                attempt += 1
             except openai.APIStatusError as error:
+                if error.code in UNSUPPORTED and error.param in sent and self._adapt(error.param):
+                    continue
                 raise StageError(
                     f"{self.name}: {config.base_url} refused: status {error.status_code}, {error.message}; "
                     f"check base_url, model and the key in ${config.api_key_env}"
                 ) from error
-        raise AssertionError("unreachable")
+
+    def _adapt(self, refused: str) -> bool:
+        """Do without a parameter that the model does not know; False if no limit of tokens would be left."""
+        if refused not in ("max_tokens", "temperature"):
+            return False
+        with self._lock:
+            # another thread may have been told the same before
+            if self._parameters.pop(refused, None) is not None:
+                if refused == "max_tokens":
+                    self._parameters["max_completion_tokens"] = self._config.max_tokens
+                else:
+                    log.warning("%s: asked without temperature 0; only kept answers repeat", self.name)
+        return True
 
     def _opened(self) -> Any:
         with self._lock:
