@@ -467,7 +467,7 @@ def test_ctrl_c_in_training_leaves_a_run_that_resumes(aigq, shop):
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
     for line in work.stderr:
-        if line.startswith("step "):  # a validation, so a checkpoint, has been made
+        if line.startswith("train step "):  # a validation, so a checkpoint, has been made
             break
     work.send_signal(signal.SIGINT)
     rest = work.stderr.read()
