@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from aigq.models.two_tower import HistoryArrays
 
 
+_EXPANSION = 256  # vectors that a search in the graph looks at
+
+
 class Ebr:
     """Two-tower retrieval with a usearch index over the queries that may be shown.
 
@@ -85,7 +88,8 @@ class Ebr:
                     arrays = self._histories(part).take(np.arange(len(part)))
                     vectors = self._model.users(*arrays).numpy()
                 for moment_position in range(len(part)):
-                    found = index.search(vectors[moment_position], min(n, len(codes)))
+                    wanted = min(n, len(codes))  # the graph only reaches so far, then all are compared
+                    found = index.search(vectors[moment_position], wanted, exact=wanted > _EXPANSION // 2)
                     lists[positions[start + moment_position]] = self._hints(found, codes)
         return lists
 
@@ -108,7 +112,7 @@ class Ebr:
         codes = codes[codes >= 0]  # queries that nobody had issued in training have no vector
         key = codes.tobytes()
         if key not in self._indexes:
-            index = Index(ndim=self._config.dim + 1, metric="ip", dtype="f32", expansion_search=256)
+            index = Index(ndim=self._config.dim + 1, metric="ip", dtype="f32", expansion_search=_EXPANSION)
             if len(codes):
                 with torch.inference_mode():
                     vectors = self._model.queries(torch.from_numpy(codes)).numpy()
