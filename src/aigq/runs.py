@@ -36,7 +36,7 @@ SUFFIX: Final = ":new"
 RUNS: Final = Path("runs")
 
 _PREPARE: Final = ("data", "history", "split", "samples")
-_RANKER: Final = ("channels.popular", "channels.personal", "channels.coclick")  # they order the labels
+_RANKER: Final = tuple(f"channels.{name}" for name in ("popular", "personal", "coclick", "ranker"))
 _SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "prompt", "generator", "sft")
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,

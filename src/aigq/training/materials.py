@@ -145,12 +145,14 @@ def between(prepared: Prepared, train: pa.Table, n: int, seed: int) -> list[Mome
     The time is drawn from the waiting times before the samples of `train` that have a history. A log with few
     returning shoppers thus still shows many histories to the imitation.
     """
+    if not n:
+        return []
     waits = [
         moment.cut - moment.history["ts"][-1].as_py()
         for moment in prepared.moments(train.filter(pc.greater(train["n_before"], 0)))
     ]
     rows = prepared.training_rows()
-    if not n or not waits or not rows.num_rows:
+    if not waits or not rows.num_rows:
         return []
     rng = np.random.default_rng(seed)
     users, times = prepared.behaviours["user_id"].to_pylist(), prepared.behaviours["ts"].to_numpy()
