@@ -19,20 +19,18 @@ from aigq import __version__
 from aigq.doctor import TELEMETRY_OFF
 from aigq.errors import AigqError, UsageError, is_disk_full
 from aigq.progress import note
-from aigq.runs import (
-    GENERATORS,
-    RUNS,
-    Run,
+from aigq.runs import RUNS, Run, resolve
+from aigq.stages import (
     channel_of,
     import_if_absent,
     need,
-    resolve,
     run_missing,
     run_prepare,
     run_sft,
     run_table,
     trained_rows,
 )
+from aigq.systems import GENERATORS, SFT
 
 if TYPE_CHECKING:
     from aigq.prepared import Moment, Prepared
@@ -43,7 +41,7 @@ DEMO_RECIPE: Final = Path("recipes/demo.yaml")
 _FROM_SCRATCH: Final = (
     "generator.start=null",
     "sft.imitation_learning_rate=0.002",  # a start is only trained on, a new model has all to learn
-    "sft.imitation_max_minutes=5",
+    "sft.imitation_max_steps=600",
 )
 
 app = App(
@@ -132,8 +130,8 @@ def train_sft(
     force: Force = False,
 ) -> int:
     """Train the Direct generator on lists of queries (IL-SFT)."""
-    if system not in GENERATORS:
-        raise UsageError(f"unknown system {system}; known: {', '.join(GENERATORS)}")
+    if system not in SFT:
+        raise UsageError(f"unknown system {system}; known: {', '.join(SFT)}")
     run = common.open()
     need(run, "prepare", "aigq prepare")
     _show(run_sft(run, system, resume=resume, force=force), None, as_json=common.json)

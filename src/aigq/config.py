@@ -156,11 +156,11 @@ class SftConfig(Section):
     imitation_renamed: float = Field(
         0.5, ge=0, le=1, description="share of the imitated lists whose queries swap names: pure copying"
     )
-    imitation_max_minutes: float | None = Field(None, gt=0, description="max_minutes of the imitation")
+    imitation_max_steps: int | None = Field(None, ge=1, description="max_steps of the imitation")
     imitation_learning_rate: float = Field(2e-3, gt=0, description="learning_rate of the imitation")
     epochs: float = Field(2.0, gt=0, description="passes over the training samples")
-    max_minutes: float | None = Field(
-        None, gt=0, description="stop after this long, the schedule fitted to it"
+    max_steps: int | None = Field(
+        None, ge=1, description="stop after so many optimiser steps, the schedule fitted to them"
     )
     batch_size: int = Field(16, ge=1, description="lists per optimiser step")
     learning_rate: float = Field(

@@ -32,6 +32,7 @@ from aigq.evaluation.lists import (
 from aigq.prepared import CausalCounts, Prepared
 from aigq.progress import note
 from aigq.recall.channel import BenchMissing, RecallChannel
+from aigq.systems import NEW
 from aigq.tables import Split
 
 METRICS = (
@@ -355,8 +356,8 @@ def _provenance(queries: pa.Table) -> str:
 
 def _counterpart(system: str, compare: str, systems: Sequence[str]) -> str:
     """The row to compare with: `compare`, or for rows `:new` its own row of that kind, if it is there."""
-    new = f"{compare}:new"
-    return new if system.endswith(":new") and new in systems else compare
+    new = compare + NEW
+    return new if system.endswith(NEW) and new in systems else compare
 
 
 def _compare_to(config: Config, systems: Sequence[str]) -> str:

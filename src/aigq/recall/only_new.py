@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint, RecallChannel
+from aigq.systems import NEW
 
 
 class OnlyNew:
@@ -19,7 +20,7 @@ class OnlyNew:
 
     def __init__(self, channel: RecallChannel) -> None:
         self._channel = channel
-        self.name = f"{channel.name}:new"
+        self.name = channel.name + NEW
 
     def fit(self, prepared: Prepared) -> None:
         """Fit the channel."""

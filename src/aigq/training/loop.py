@@ -27,7 +27,6 @@ from aigq.training.encoding import EncodedLists
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 Report = Callable[[dict[str, Any]], None]
 _BUCKET = 64  # batches sorted by length together: little padding, and still a random order
-_TIMED_STEPS = 20
 
 
 @dataclass
@@ -111,7 +110,8 @@ def fit(
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     per_epoch = math.ceil(len(data) / config.batch_size)
-    progress = Progress(total=math.ceil(per_epoch * config.epochs))
+    steps = math.ceil(per_epoch * config.epochs)
+    progress = Progress(total=min(steps, config.max_steps or steps))
     torch.manual_seed(seed)
     if resume and (folder / "checkpoint.pt").exists():
         progress = _restore(folder, model, optimizer)
@@ -122,7 +122,7 @@ def fit(
     amp = _autocast(model, config)
     if progress.step == 0:
         _validate(model, folder, progress, validate, report)  # training on may only improve on its start
-    started, timed_from = time.monotonic() - progress.seconds, None
+    started = time.monotonic() - progress.seconds
     model.train()
     for epoch in range(progress.step // per_epoch, math.ceil(config.epochs)):
         for i, rows in enumerate(batches(data, config.batch_size, seed, epoch)):
@@ -135,13 +135,6 @@ def fit(
             progress.step += 1
             progress.tokens += tokens
             progress.seconds = time.monotonic() - started
-            if config.max_minutes and progress.step == 5:
-                timed_from = time.monotonic()
-            if config.max_minutes and timed_from and progress.step == 5 + _TIMED_STEPS:
-                per_step = (time.monotonic() - timed_from) / _TIMED_STEPS
-                progress.total = max(
-                    progress.step, min(progress.total, int(config.max_minutes * 60 / per_step))
-                )
             entry = {"step": progress.step, "of": progress.total, "loss": loss, "lr": rate}
             report(entry)
             if progress.step % 10 == 0:

@@ -19,26 +19,29 @@ from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.vocabulary import Vocabulary
 from aigq.progress import note, task
+from aigq.systems import SFT
 from aigq.training import loop
 from aigq.training.encoding import EncodedLists
 from aigq.training.materials import fingerprint_of, make_materials
 
-SYSTEMS = ("direct_il_sft", "direct_sft")
-
 
 def variant(config: Config, system: str) -> Config:
-    """The config of one row. `direct_sft` is the paper's SFT row: log order, verbose prompt, as much time."""
+    """The config of one row. `direct_sft` is the paper's SFT row: log order, verbose prompt, same steps."""
     if system == "direct_il_sft":
         return config
     if system == "direct_sft":
         prompt = config.prompt.model_copy(update={"style": "verbose"})
-        minutes = (config.sft.max_minutes or 0) + (config.sft.imitation_max_minutes or 0)
-        changes = {"labels": "log_order", "imitation_epochs": 0.0, "max_minutes": minutes or None}
+        limits = [
+            config.sft.max_steps,
+            *([config.sft.imitation_max_steps] if config.sft.imitation_epochs else []),
+        ]
+        steps = None if None in limits else sum(filter(None, limits))
+        changes = {"labels": "log_order", "imitation_epochs": 0.0, "max_steps": steps}
         changes["epochs"] = config.sft.epochs + config.sft.imitation_epochs
         changes["learning_rate"] = config.sft.imitation_learning_rate  # nothing is learned before
         sft = config.sft.model_copy(update=changes)
         return config.model_copy(update={"prompt": prompt, "sft": sft})
-    raise ConfigError(f"unknown system {system}; known: {', '.join(SYSTEMS)}")
+    raise ConfigError(f"unknown system {system}; known: {', '.join(SFT)}")
 
 
 def train_sft(
@@ -94,7 +97,7 @@ def _imitation(config: SftConfig) -> SftConfig:
     return config.model_copy(
         update={
             "epochs": config.imitation_epochs,
-            "max_minutes": config.imitation_max_minutes,
+            "max_steps": config.imitation_max_steps,
             "learning_rate": config.imitation_learning_rate,
         }
     )

@@ -1,0 +1,140 @@
+"""The stages of a run, each begun once and recorded in the run folder."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from typing import TYPE_CHECKING, Any
+
+from aigq.config import Config
+from aigq.errors import StageError, UsageError
+from aigq.progress import note
+from aigq.runs import Run
+from aigq.systems import GENERATORS, base
+
+if TYPE_CHECKING:
+    from aigq.recall.channel import RecallChannel
+
+
+def import_if_absent(config: Config) -> None:
+    """Import `data.source` when `data.tables` does not exist yet."""
+    tables = config.data.tables
+    if (tables / "events.parquet").exists():
+        return
+    if config.data.source is None:
+        raise UsageError(f"{tables} holds no tables; run `aigq import SOURCE PATH --out {tables}` first")
+    from aigq.sources import import_source
+
+    note(f"import {config.data.source} into {tables}")
+    with redirect_stdout(sys.stderr):
+        import_source(config.data.source, config.data.path, tables)
+
+
+def run_prepare(run: Run, *, force: bool) -> dict[str, Any]:
+    """History, counts and samples; once for these tables and this config."""
+    from aigq.samples.prepare import fingerprint_of
+    from aigq.samples.prepare import prepare as work
+
+    if force:
+        run.forget("prepare")
+    run.check("prepare")
+    if run.finished("prepare") and run.result("prepare").get("fingerprint") != fingerprint_of(run.config):
+        note("prepare: the imported tables have changed; stages made from the old ones are done again")
+        run.forget("prepare")
+    return _once(run, "prepare", lambda: work(run.config, run.folder, force=force), force=force)
+
+
+def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, Any]:
+    """One generator, once."""
+    from aigq.training.sft import train_sft as work
+
+    stage = f"sft:{system}"
+    if resume:
+        run.check_resume(stage)
+    return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
+
+
+def run_table(run: Run) -> dict[str, Any]:
+    """Lists, metrics and report of all rows; lists that are still valid are reused."""
+    from aigq.evaluation.table import build_table
+    from aigq.models.text_encoder import TextEncoder
+
+    def build(row: str) -> "RecallChannel":
+        return channel_of(run, row)
+
+    def encode(texts: Sequence[str]) -> Any:
+        return TextEncoder(run.config.encoder.name).encode(texts)
+
+    def work() -> dict[str, Any]:
+        return build_table(
+            run.config, run.folder, build=build, encode=encode, fingerprint=lambda row: _fingerprint(run, row)
+        )
+
+    return _once(run, "table", work, force=False)
+
+
+def _fingerprint(run: Run, row: str) -> str:
+    """What the lists of a row depend on besides the prepared tables."""
+    config = run.config.model_dump(mode="json")
+    parts: list[Any] = [row, config["seed"], config["samples"]["k_users"]]
+    system = base(row)
+    if system in GENERATORS:
+        parts += [run.begun(f"sft:{system}"), config["decoding"]]
+    elif system.startswith("zero_shot:"):
+        parts.append(config["channels"]["llms"].get(system.partition(":")[2]))
+    else:
+        parts.append(config["channels"].get(system))
+        parts += [config["encoder"]] if system == "ebr" else []
+    return json.dumps(parts)
+
+
+def _once(run: Run, stage: str, work: Callable[[], dict[str, Any]], *, force: bool) -> dict[str, Any]:
+    """Run a stage, or read its result when it is finished with this config."""
+    if force:
+        run.forget(stage)
+    if run.finished(stage) and (result := run.result(stage)):
+        note(f"{stage}: finished earlier in {run.folder}")
+        return result
+    note(f"{stage}: begins")
+    with run.stage(stage) as record, redirect_stdout(sys.stderr):
+        result = work()
+        record.update(result)
+    return result
+
+
+def run_missing(run: Run) -> None:
+    """Every stage that the rows of the config need and that is not finished."""
+    import_if_absent(run.config)
+    run_prepare(run, force=False)
+    for system in trained_rows(run.config):
+        run_sft(run, system, resume=run.started(f"sft:{system}"), force=False)
+
+
+def need(run: Run, stage: str, command: str) -> None:
+    """Raise StageError unless the stage is finished; the message names `command`."""
+    run.check(stage)
+    if not run.finished(stage):
+        raise StageError(
+            f"{run.folder} has no finished `{stage}`; run `{command}` first, or `aigq table` for all stages"
+        )
+
+
+def trained_rows(config: Config) -> list[str]:
+    """The generators to train for the rows of the config."""
+    systems = dict.fromkeys(base(row) for row in config.evaluation.rows)
+    return [system for system in systems if system in GENERATORS]
+
+
+def channel_of(run: Run, row: str) -> "RecallChannel":
+    """The channel or generator behind a row of the table, not fitted."""
+    name = base(row)
+    if name in GENERATORS:
+        from aigq.models.direct import DirectGenerator
+        from aigq.training.sft import variant
+
+        return DirectGenerator(variant(run.config, name), run.folder, name, only_new=name != row)
+    from aigq.recall import build_channel
+    from aigq.recall.only_new import OnlyNew
+
+    channel = build_channel(name, run.config, run.folder)
+    return channel if name == row else OnlyNew(channel)
