@@ -477,13 +477,13 @@ from aigq.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 AFTER_SECOND_CHECKPOINT = """
-from aigq.training import loop
-save, saved = loop._save, []
+from aigq.training import checkpoints
+save, saved = checkpoints.save, []
 def saving(*arguments):
     save(*arguments)
     saved.append(1)
     if len(saved) == 2: stop()
-loop._save = saving
+checkpoints.save = saving
 """
 WITHIN_SECOND_CHECKPOINT = """
 import torch

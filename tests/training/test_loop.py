@@ -11,7 +11,7 @@ from aigq.history.prompt import special_tokens
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.samples.labels import Label
-from aigq.training import loop
+from aigq.training import checkpoints, loop
 from aigq.training.encoding import EncodedLists, disorder, encode_lists, next_targets, rename
 
 TINY = GeneratorConfig(hidden_size=32, layers=1, heads=2, kv_heads=1, intermediate_size=64, vocab_size=300)
@@ -158,7 +158,7 @@ def test_a_log_that_was_cut_off_does_not_stop_a_resume(tmp_path, vocabulary, tor
 
 def test_the_best_weights_are_replaced_whole(tmp_path, vocabulary):
     model = generator.build(TINY, vocabulary, 64, seed=0)
-    loop._replace_best(model, tmp_path)
+    checkpoints._replace_best(model, tmp_path)
     before = (tmp_path / "best" / "model.safetensors").read_bytes()
 
     class HalfSaved:
@@ -168,9 +168,9 @@ def test_the_best_weights_are_replaced_whole(tmp_path, vocabulary):
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        loop._replace_best(HalfSaved(), tmp_path)
+        checkpoints._replace_best(HalfSaved(), tmp_path)
     assert (tmp_path / "best" / "model.safetensors").read_bytes() == before
-    loop._replace_best(model, tmp_path)
+    checkpoints._replace_best(model, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
 
 

@@ -163,29 +163,93 @@ def generate_lists(
         without: per row, distinct queries of the tree that may not be written.
         temperature: 0 is greedy; otherwise sampled from the top_k tokens.
     """
-    width = max(len(p) for p in prompts)
-    ids = torch.full((len(prompts), width), vocabulary.pad)
-    mask = torch.zeros_like(ids)
-    for i, prompt in enumerate(prompts):
-        ids[i, width - len(prompt) :] = torch.tensor(prompt)
-        mask[i, width - len(prompt) :] = 1
-    processor = ListProcessor(trees, length, vocabulary.end, width, without)
+    ids, mask = padded(prompts, vocabulary.pad)
+    processor = ListProcessor(trees, length, vocabulary.end, ids.shape[1], without)
     sampling: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_k": top_k}
         if temperature > 0
         else {"do_sample": False}
     )
+    _decode(model, vocabulary, ids, mask, processor, length * tokens_per_query + 1, **sampling)
+    return processor.lists()
+
+
+@torch.no_grad()
+def sample_groups(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    prompts: Sequence[Sequence[int]],
+    trees: Sequence[QueryTree],
+    length: int,
+    group: int,
+    *,
+    temperature: float,
+    top_k: int,
+    tokens_per_query: int = 6,
+) -> torch.Tensor:
+    """`group` sampled lists for each prompt: tokens (P, G, T) on the CPU, padded on the right.
+
+    The rollouts of a group share the keys and values of their prompt, which is read once.
+    """
+    ids, mask = (tensor.to(model.device) for tensor in padded(prompts, vocabulary.pad))
+    places = positions(mask)[:, :-1]
+    cache = model(
+        ids[:, :-1], attention_mask=mask[:, :-1], position_ids=places, use_cache=True
+    ).past_key_values
+    cache.batch_repeat_interleave(group)
+    each = [tree for tree in trees for _ in range(group)]
+    drawn = _decode(
+        model,
+        vocabulary,
+        ids.repeat_interleave(group, dim=0),
+        mask.repeat_interleave(group, dim=0),
+        ListProcessor(each, length, vocabulary.end, ids.shape[1]),
+        length * tokens_per_query + 1,
+        do_sample=True,
+        temperature=temperature,
+        top_k=top_k,
+        past_key_values=cache,
+    )
+    return drawn[:, ids.shape[1] :].reshape(len(prompts), group, -1).cpu()
+
+
+def padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids and attention mask (P, S), padded on the left."""
+    width = max(len(p) for p in prompts)
+    ids = torch.full((len(prompts), width), pad)
+    mask = torch.zeros_like(ids)
+    for i, prompt in enumerate(prompts):
+        ids[i, width - len(prompt) :] = torch.tensor(prompt)
+        mask[i, width - len(prompt) :] = 1
+    return ids, mask
+
+
+def positions(mask: torch.Tensor) -> torch.Tensor:
+    """Positions (N, S) of the tokens of an attention mask, 0 at the first token that is not padding."""
+    return (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+def _decode(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    processor: ListProcessor,
+    longest: int,
+    **options: Any,
+) -> torch.Tensor:
+    """Prompts (N, S) with what the model wrote after them (N, S + T)."""
     was_training = model.training
     model.eval()
     decoder: Any = model
-    decoder.generate(
+    output: torch.Tensor = decoder.generate(
         ids.to(model.device),
         attention_mask=mask.to(model.device),
-        max_new_tokens=length * tokens_per_query + 1,
+        max_new_tokens=longest,
         logits_processor=[processor],
         pad_token_id=vocabulary.pad,
         eos_token_id=vocabulary.end,
-        **sampling,
+        **options,
     )
     model.train(was_training)
-    return processor.lists()
+    return output

@@ -6,14 +6,10 @@ Many small steps, lists of similar length together, warm-up then cosine, clipped
 everything that the next step depends on, so a resumed run equals an uninterrupted one.
 """
 
-import json
 import math
-import shutil
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,23 +17,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from aigq.config import SftConfig
-from aigq.models import generator
+from aigq.training import checkpoints
+from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.encoding import EncodedLists
 
-Validate = Callable[[PreTrainedModel], dict[str, float]]
-Report = Callable[[dict[str, Any]], None]
 _BUCKET = 64  # batches sorted by length together: little padding, and still a random order
-
-
-@dataclass
-class Progress:
-    """Where training stands."""
-
-    step: int = 0
-    total: int = 0
-    best: float = -1.0
-    seconds: float = 0.0
-    tokens: int = 0
 
 
 def batches(data: EncodedLists, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
@@ -114,14 +98,16 @@ def fit(
     progress = Progress(total=min(steps, config.max_steps or steps))
     torch.manual_seed(seed)
     if resume and (folder / "checkpoint.pt").exists():
-        progress = _restore(folder, model, optimizer)
-        _truncate_log(folder, progress.step)
+        progress = checkpoints.restore(folder, model, optimizer)
+        checkpoints.truncate_log(folder, progress.step)
     else:
         for earlier in ("log.jsonl", "checkpoint.pt"):  # a later resume must not continue another training
             (folder / earlier).unlink(missing_ok=True)
     amp = _autocast(model, config)
     if progress.step == 0:
-        _validate(model, folder, progress, validate, report)  # training on may only improve on its start
+        checkpoints.validate_and_keep(
+            model, folder, progress, validate, report
+        )  # training on may only improve on its start
     started = time.monotonic() - progress.seconds
     model.train()
     for epoch in range(progress.step // per_epoch, math.ceil(config.epochs)):
@@ -138,11 +124,13 @@ def fit(
             entry = {"step": progress.step, "of": progress.total, "loss": loss, "lr": rate}
             report(entry)
             if progress.step % 10 == 0:
-                _log(folder, {**entry, "tokens": progress.tokens, "seconds": round(progress.seconds, 2)})
+                checkpoints.log(
+                    folder, {**entry, "tokens": progress.tokens, "seconds": round(progress.seconds, 2)}
+                )
             if progress.step % config.eval_every == 0 or progress.step == progress.total:
-                _validate(model, folder, progress, validate, report)
+                checkpoints.validate_and_keep(model, folder, progress, validate, report)
                 progress.seconds = time.monotonic() - started
-                _save(folder, model, optimizer, progress)
+                checkpoints.save(folder, model, optimizer, progress)
     return progress
 
 
@@ -176,69 +164,3 @@ def _autocast(model: PreTrainedModel, config: SftConfig) -> torch.autocast:
         config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported()
     )
     return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=wanted)
-
-
-def _validate(
-    model: PreTrainedModel, folder: Path, progress: Progress, validate: Validate, report: Report
-) -> None:
-    random_state = torch.get_rng_state()
-    metrics = validate(model)
-    torch.set_rng_state(random_state)
-    entry = {"step": progress.step, **{f"valid_{name}": value for name, value in metrics.items()}}
-    _log(folder, entry)
-    report(entry)
-    if metrics["query_hr"] > progress.best:
-        progress.best = metrics["query_hr"]
-        _replace_best(model, folder)
-
-
-def _save(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-    state: dict[str, Any] = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "progress": dict(progress.__dict__),
-    }
-    state["random"] = torch.get_rng_state()
-    part = folder / "checkpoint.part"
-    with part.open("wb") as file:  # given a path, torch says of a full disk only "unexpected pos"
-        torch.save(state, file)
-    part.replace(folder / "checkpoint.pt")
-
-
-def _replace_best(model: PreTrainedModel, folder: Path) -> None:
-    """Save the model as folder/best; an interruption leaves the earlier weights or the new ones, whole."""
-    part, best = folder / "best.part", folder / "best"
-    shutil.rmtree(part, ignore_errors=True)
-    generator.save(model, part)
-    best.mkdir(exist_ok=True)
-    for file in part.iterdir():
-        file.replace(best / file.name)
-    part.rmdir()
-
-
-def _restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
-    state = torch.load(folder / "checkpoint.pt", map_location=model.device, weights_only=True)
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"].cpu())
-    return Progress(**state["progress"])
-
-
-def _log(folder: Path, entry: dict[str, Any]) -> None:
-    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(entry) + "\n")
-
-
-def _truncate_log(folder: Path, step: int) -> None:
-    """Keep the log's lines up to `step`; a line that an interruption cut off is written again later."""
-    path = folder / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if _step_of(line) <= step]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf

@@ -10,19 +10,17 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from transformers import PreTrainedModel
-
 from aigq.config import Config, SftConfig
 from aigq.errors import ConfigError
 from aigq.models import generator
-from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.vocabulary import Vocabulary
 from aigq.progress import note, task
 from aigq.systems import SFT
 from aigq.training import loop
+from aigq.training.checkpoints import Validate
 from aigq.training.encoding import EncodedLists
 from aigq.training.materials import fingerprint_of, make_materials
+from aigq.training.validation import validator
 
 
 def variant(config: Config, system: str) -> Config:
@@ -79,7 +77,7 @@ def fit_folder(
     So the materials can be made on one machine and the training done on another.
     """
     vocabulary = Vocabulary.load(folder / "init")
-    validate = _validator(folder, vocabulary, batch_size)
+    validate = validator(folder, vocabulary, batch_size)
     if not resume:  # an earlier training's checkpoint must not be resumed after this one's imitation
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     start, summary = folder / "init", {}
@@ -109,7 +107,7 @@ def _phase(
     folder: Path,
     config: SftConfig,
     seed: int,
-    validate: loop.Validate,
+    validate: Validate,
     resume: bool,
 ) -> dict[str, Any]:
     """Train the model in `start` on these lists; checkpoints, log and the best weights go to `folder`."""
@@ -140,26 +138,3 @@ def _phase(
         "best_valid_query_hr": progress.best,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
-
-
-def _validator(folder: Path, vocabulary: Vocabulary, batch_size: int) -> loop.Validate:
-    data = EncodedLists.load(folder / "valid.npz")
-    truth = json.loads((folder / "valid.json").read_text(encoding="utf-8"))
-    trees = {day: QueryTree(queries, vocabulary) for day, queries in truth["servable"].items()}
-
-    def validate(model: PreTrainedModel) -> dict[str, float]:
-        hits, novel = [], []
-        order = np.argsort(data.prompt_lengths, kind="stable")
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            prompts = [data.prompt(i).tolist() for i in rows]
-            where = [trees[str(truth["days"][i])] for i in rows]
-            lists = generate_lists(model, vocabulary, prompts, where, truth["length"])
-            for i, queries in zip(rows, lists, strict=True):
-                found = [q in set(queries) for q in truth["targets"][i]]
-                hits.append(np.mean(found))
-                new = [f for f, is_new in zip(found, truth["novel"][i], strict=True) if is_new]
-                novel += [np.mean(new)] if new else []
-        return {"query_hr": float(np.mean(hits)), "novel_query_hr": float(np.mean(novel)) if novel else 0.0}
-
-    return validate

@@ -1,0 +1,98 @@
+"""What a training leaves in its folder: log.jsonl, checkpoint.pt to go on from, the best weights in best/."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from aigq.models import generator
+
+Validate = Callable[[PreTrainedModel], dict[str, float]]
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass
+class Progress:
+    """Where training stands."""
+
+    step: int = 0
+    total: int = 0
+    best: float = -1.0
+    seconds: float = 0.0
+    tokens: int = 0
+
+
+def validate_and_keep(
+    model: PreTrainedModel, folder: Path, progress: Progress, validate: Validate, report: Report
+) -> None:
+    """Measure the model without moving the random numbers of the training; the best weights go to best/."""
+    random_state = torch.get_rng_state()
+    metrics = validate(model)
+    torch.set_rng_state(random_state)
+    entry = {"step": progress.step, **{f"valid_{name}": value for name, value in metrics.items()}}
+    log(folder, entry)
+    report(entry)
+    if metrics["query_hr"] > progress.best:
+        progress.best = metrics["query_hr"]
+        _replace_best(model, folder)
+
+
+def save(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+    """All that the next step depends on, written whole or not at all."""
+    state: dict[str, Any] = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "progress": dict(progress.__dict__),
+    }
+    state["random"] = torch.get_rng_state()
+    part = folder / "checkpoint.part"
+    with part.open("wb") as file:  # given a path, torch says of a full disk only "unexpected pos"
+        torch.save(state, file)
+    part.replace(folder / "checkpoint.pt")
+
+
+def _replace_best(model: PreTrainedModel, folder: Path) -> None:
+    """Save the model as folder/best; an interruption leaves the earlier weights or the new ones, whole."""
+    part, best = folder / "best.part", folder / "best"
+    shutil.rmtree(part, ignore_errors=True)
+    generator.save(model, part)
+    best.mkdir(exist_ok=True)
+    for file in part.iterdir():
+        file.replace(best / file.name)
+    part.rmdir()
+
+
+def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
+    """Put model, optimizer and random numbers where `save` found them."""
+    state = torch.load(folder / "checkpoint.pt", map_location=model.device, weights_only=True)
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"].cpu())
+    return Progress(**state["progress"])
+
+
+def log(folder: Path, entry: dict[str, Any]) -> None:
+    """One line of log.jsonl."""
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(entry) + "\n")
+
+
+def truncate_log(folder: Path, step: int) -> None:
+    """Keep the log's lines up to `step`; a line that an interruption cut off is written again later."""
+    path = folder / "log.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    kept = [line for line in lines if _step_of(line) <= step]
+    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
