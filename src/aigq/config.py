@@ -181,6 +181,63 @@ class SftConfig(Section):
     )
 
 
+class RewardWeights(Section):
+    """w_m of each kind of reward of a query."""
+
+    ctr: float = Field(1.0, ge=0, description="predicted click probability, scaled and clipped")
+    rouge: float = Field(1.0, ge=0, description="ROUGE-L with the reference of the same slot")
+    length: float = Field(0.2, ge=0, description="no truncation, no bloat")
+
+
+class GrpoConfig(Section):
+    """Reinforcement learning with an advantage per query and one per list. Paper section 3.4; METHOD 5."""
+
+    start: str = Field("direct_il_sft", description="the trained system to start from")
+    steps: int = Field(100, ge=1, description="optimiser steps; rollouts are fresh at each")
+    prompts: int = Field(32, ge=1, description="prompts per step")
+    group: int = Field(8, ge=2, description="G, rollouts per prompt")
+    prompts_at_once: int = Field(8, ge=1, description="prompts per forward pass; only memory depends on it")
+    learning_rate: float = Field(1e-4, gt=0, description="peak; 1e-4 for a small model, 1e-6 for a large one")
+    temperature: float = Field(1.0, gt=0, description="of the rollouts")
+    top_k: int = Field(100, ge=1, description="of the rollouts")
+    weights: RewardWeights = RewardWeights()
+    ctr_cap: float = Field(1.0, gt=0, description="beta, the largest CTR reward")
+    ctr_bound: Literal["mean", "lower"] = Field(
+        "mean", description="mean: p_hat; lower: its lower confidence bound, against reward hacking"
+    )
+    list_weight: float = Field(0.5, ge=0, description="lambda, weight of the list's advantage")
+    credit: Literal["own", "suffix_dcg", "list"] = Field(
+        "own",
+        description="a query's own reward (IL-GRPO), the discounted ones from its slot on, the list's",
+    )
+    match: Literal["position", "set"] = Field(
+        "position", description="reference of a query: the one of its slot, or the best one-to-one assignment"
+    )
+    norm: Literal["sum_then_normalise", "normalise_then_sum"] = Field(
+        "sum_then_normalise", description="normalise the summed reward, or each kind of reward (GDPO)"
+    )
+    ratio: Literal["token", "query", "sequence"] = Field("token", description="level of the importance ratio")
+    epsilon: float = Field(1e-3, gt=0, description="added to the variance of a group, inside the root")
+    clip_low: float = Field(0.2, gt=0, lt=1, description="eps_low")
+    clip_high: float = Field(0.28, gt=0, description="eps_high, for tokens of high entropy")
+    entropy_quantile: float = Field(0.8, ge=0, le=1, description="where high entropy begins in a batch")
+    entropy_bonus: float = Field(0.01, ge=0, description="weight of the entropy at first, falls to 0")
+    reward_clip: float = Field(10.0, gt=0, description="rewards are clipped to +- this")
+    advantage_clip: float = Field(2.0, gt=0, description="advantages are clipped to +- this")
+    difficulty: tuple[float, float] = Field(
+        (0.1, 0.95),
+        description="a prompt counts if its mean score, as a share of the best, is inside",
+    )
+    gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
+    eval_every: int = Field(25, ge=1, description="steps between validations and checkpoints")
+    collapse: float = Field(
+        0.5,
+        ge=0,
+        lt=1,
+        description="stop when lists name less than this share of the first step's categories",
+    )
+
+
 class DecodingConfig(Section):
     """How lists are drawn from the model."""
 
@@ -299,6 +356,7 @@ class Config(Section):
     prompt: PromptConfig = PromptConfig()
     generator: GeneratorConfig = GeneratorConfig()
     sft: SftConfig = SftConfig()
+    grpo: GrpoConfig = GrpoConfig()
     decoding: DecodingConfig = DecodingConfig()
     encoder: EncoderConfig = EncoderConfig()
     channels: ChannelsConfig = ChannelsConfig()

@@ -26,6 +26,7 @@ class Progress:
     best: float = -1.0
     seconds: float = 0.0
     tokens: int = 0
+    start_categories: float = 0.0  # categories per list at the first step of a reinforcement training
 
 
 def validate_and_keep(

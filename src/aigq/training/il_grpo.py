@@ -1,0 +1,236 @@
+"""IL-GRPO as one readable loop, without a trainer framework. Paper section 3.4; METHOD section 5.
+
+Each step: P prompts -> G sampled lists each -> rewards per query and per list -> advantages per token ->
+one optimiser step. Rollouts are strictly on-policy and fresh, so there is no reference model and no KL.
+`trl_trainer.py` computes the same loss inside TRL.
+
+Every step draws from random numbers seeded by its own number, so a resumed training equals an uninterrupted
+one, bit for bit.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from aigq.config import GrpoConfig
+from aigq.models.decoding import QueryTree, padded, sample_groups
+from aigq.models.vocabulary import Vocabulary
+from aigq.training import advantages as credit
+from aigq.training import checkpoints
+from aigq.training.checkpoints import Progress, Report, Validate
+from aigq.training.judge import Judge, Scores
+from aigq.training.policy import log_probabilities
+from aigq.training.spans import LIST, NOTHING, Spans, spans_of
+
+
+@dataclass(frozen=True)
+class Task:
+    """The prompts of a training: token ids, what may be written there, and the judge of what is written."""
+
+    prompts: Sequence[Sequence[int]]
+    trees: Sequence[QueryTree]
+    judge: Judge
+    category_of: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """What was written at one step.
+
+    rows: the P prompts; tokens (P, G, T) padded on the right; slot (P, G, T) from spans.py; lists: the
+    queries, [P][G][<= K].
+    """
+
+    rows: list[int]
+    tokens: torch.Tensor
+    slot: torch.Tensor
+    lists: list[list[list[str]]]
+
+
+def fit(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    task: Task,
+    config: GrpoConfig,
+    folder: Path,
+    *,
+    seed: int,
+    validate: Validate,
+    report: Report,
+    resume: bool = False,
+) -> Progress:
+    """Train; the best weights by validation Query HR end up in folder/best, the log in folder/log.jsonl."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
+    progress = Progress(total=config.steps)
+    if resume and (folder / "checkpoint.pt").exists():
+        progress = checkpoints.restore(folder, model, optimizer)
+        checkpoints.truncate_log(folder, progress.step)
+    else:
+        for earlier in ("log.jsonl", "checkpoint.pt"):
+            (folder / earlier).unlink(missing_ok=True)
+        checkpoints.validate_and_keep(model, folder, progress, validate, report)
+    started = time.monotonic() - progress.seconds
+    while progress.step < progress.total:
+        torch.manual_seed(hash((seed, progress.step)))
+        rollouts = roll_out(model, vocabulary, task, config, choose(task, config, seed, progress.step))
+        scores = task.judge.score(rollouts.rows, rollouts.lists)
+        advantages, kept = token_advantages(scores, rollouts, config, task.judge.best())
+        bonus = config.entropy_bonus * (1 - progress.step / progress.total)
+        figures = step(model, optimizer, vocabulary, task, rollouts, advantages, config, bonus)
+        progress.step += 1
+        progress.tokens += int((rollouts.slot != NOTHING).sum())
+        progress.seconds = time.monotonic() - started
+        entry = {"step": progress.step, "of": progress.total, **figures, "kept_prompts": kept}
+        entry |= health(rollouts, scores, task.category_of)
+        report(entry)
+        checkpoints.log(folder, {**entry, "seconds": round(progress.seconds, 2)})
+        progress.start_categories = progress.start_categories or entry["categories"]
+        collapsed = entry["categories"] < config.collapse * progress.start_categories
+        if progress.step % config.eval_every == 0 or progress.step == progress.total or collapsed:
+            checkpoints.validate_and_keep(model, folder, progress, validate, report)
+            progress.seconds = time.monotonic() - started
+            checkpoints.save(folder, model, optimizer, progress)
+        if collapsed:
+            report({"step": progress.step, "stopped": "lists collapse to few categories; see grpo.collapse"})
+            break
+    return progress
+
+
+def choose(task: Task, config: GrpoConfig, seed: int, step: int) -> list[int]:
+    """The prompts of a step: one pass after another over all of them, each in a new random order."""
+    n, size = len(task.prompts), min(config.prompts, len(task.prompts))
+    places = np.arange(step * size, (step + 1) * size)
+    orders = {e: np.random.default_rng((seed, e)).permutation(n) for e in set((places // n).tolist())}
+    return [int(orders[place // n][place % n]) for place in places.tolist()]
+
+
+def roll_out(
+    model: PreTrainedModel, vocabulary: Vocabulary, task: Task, config: GrpoConfig, rows: list[int]
+) -> Rollouts:
+    """Sample G lists for each of the prompts `rows` and find the queries in them."""
+    tokens = sample_groups(
+        model,
+        vocabulary,
+        [task.prompts[i] for i in rows],
+        [task.trees[i] for i in rows],
+        task.judge.slots,
+        config.group,
+        temperature=config.temperature,
+        top_k=config.top_k,
+    )  # (P, G, T)
+    spans = [[read_list(one, vocabulary, task.judge.slots) for one in each] for each in tokens.tolist()]
+    slot = torch.tensor([[one.slot for one in each] for each in spans])
+    return Rollouts(rows, tokens, slot, [[one.queries for one in each] for each in spans])
+
+
+def read_list(tokens: Sequence[int], vocabulary: Vocabulary, slots: int) -> Spans:
+    """The spans of one generated row (T,): the end token is LIST, padding after it is NOTHING."""
+    written = list(tokens)
+    length = next((t for t, token in enumerate(written) if token == vocabulary.end), len(written))
+    queries, slot = spans_of(written[:length], vocabulary.tokenizer, slots)
+    after = len(written) - length
+    return Spans(queries, slot + [LIST] * (after > 0) + [NOTHING] * (after - 1))
+
+
+def token_advantages(
+    scores: Scores, rollouts: Rollouts, config: GrpoConfig, best: float
+) -> tuple[torch.Tensor, int]:
+    """A (P, G, T), with equal weight for the queries of a list, and how many prompts the filter kept."""
+    lists = credit.group_normalise(scores.lists, config.epsilon)  # (P, G)
+    queries = credit.query_advantages(scores.query, config.credit, config.norm, config.epsilon)  # (P, G, K)
+    per_token = credit.token_advantages(
+        queries, lists, rollouts.slot, config.list_weight, config.advantage_clip
+    )
+    weights = credit.equal_queries(rollouts.slot.flatten(0, 1)).view_as(per_token)
+    low, high = config.difficulty
+    share = scores.difficulty(best)  # (P,)
+    kept = (share > low) & (share < high)
+    return per_token * weights * kept[:, None, None], int(kept.sum())
+
+
+def step(
+    model: PreTrainedModel,
+    optimizer: torch.optim.Optimizer,
+    vocabulary: Vocabulary,
+    task: Task,
+    rollouts: Rollouts,
+    advantages: torch.Tensor,
+    config: GrpoConfig,
+    bonus: float,
+) -> dict[str, float]:
+    """One optimiser step over all rollouts, a few prompts at a time."""
+    model.train()
+    total = (rollouts.slot != NOTHING).sum()
+    loss = entropy = 0.0
+    for start in range(0, len(rollouts.rows), config.prompts_at_once):
+        part = slice(start, start + config.prompts_at_once)
+        prompts = padded([task.prompts[i] for i in rollouts.rows[part]], vocabulary.pad)
+        policy, mean_entropy = part_loss(
+            model, prompts, rollouts.tokens[part], rollouts.slot[part], advantages[part], total, config
+        )
+        (policy - bonus * mean_entropy).backward()
+        loss, entropy = loss + policy.item(), entropy + mean_entropy.item()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return {"loss": loss, "entropy": entropy, "gradient_norm": float(norm)}
+
+
+def part_loss(
+    model: PreTrainedModel,
+    prompts: tuple[torch.Tensor, torch.Tensor],
+    tokens: torch.Tensor,
+    slot: torch.Tensor,
+    advantages: torch.Tensor,
+    total: torch.Tensor,
+    config: GrpoConfig,
+    old: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """This part's share of the policy loss and of the mean entropy.
+
+    Args:
+        prompts: ids and mask (P, S).
+        tokens, slot, advantages: (P, G, T).
+        total: () tokens of the whole batch.
+        old: (P*G, T) log-probabilities at sampling time; None: the present ones, as strictly on-policy.
+    """
+    device = model.device
+    ids, mask = (tensor.to(device) for tensor in prompts)
+    slot, weighted = slot.flatten(0, 1).to(device), advantages.flatten(0, 1).to(device)  # (N, T)
+    logp, entropy = log_probabilities(model, ids, mask, tokens.to(device), config.temperature)
+    written = slot != NOTHING
+    upper = credit.clip_bound(
+        entropy.detach(), written, credit.Clip(config.clip_low, config.clip_high, config.entropy_quantile)
+    )
+    ratio = credit.log_ratio(logp, logp.detach() if old is None else old, slot, config.ratio)
+    loss = credit.policy_loss(ratio, weighted, upper, config.clip_low, total.to(device))
+    return loss, torch.where(written, entropy, torch.zeros_like(entropy)).sum() / total.to(device)
+
+
+def health(rollouts: Rollouts, scores: Scores, category_of: dict[str, str]) -> dict[str, Any]:
+    """What tells learning from reward hacking and collapse, of one step."""
+    query = scores.query  # (P, G, K, 3)
+    flat = [one for each in rollouts.lists for one in each]
+    categories = [len({category_of.get(q, q) for q in one}) for one in flat]
+    silent = (query.sum(dim=3).var(dim=1, unbiased=False) < 1e-12).all(dim=1)  # (P,)
+    reward = query.sum(dim=3)
+    return {
+        "reward": float(reward.mean()),
+        "reward_by_slot": [round(float(r), 4) for r in reward.mean(dim=(0, 1))],
+        "ctr": float(query[..., 0].mean()),
+        "rouge": float(query[..., 1].mean()),
+        "list_reward": float(scores.lists.mean()),
+        "no_signal": float(silent.float().mean()),
+        "queries": float(np.mean([len(set(one)) for one in flat])),
+        "categories": float(np.mean(categories)),
+        "characters": float(np.mean([len(q) for one in flat for q in one] or [0])),
+    }
