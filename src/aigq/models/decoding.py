@@ -191,6 +191,8 @@ def sample_groups(
 
     The rollouts of a group share the keys and values of their prompt, which is read once.
     """
+    was_training = model.training
+    model.eval()  # gradient checkpointing, where it is on, keeps no cache in training mode
     ids, mask = (tensor.to(model.device) for tensor in padded(prompts, vocabulary.pad))
     places = positions(mask)[:, :-1]
     cache = model(
@@ -210,6 +212,7 @@ def sample_groups(
         top_k=top_k,
         past_key_values=cache,
     )
+    model.train(was_training)
     return drawn[:, ids.shape[1] :].reshape(len(prompts), group, -1).cpu()
 
 

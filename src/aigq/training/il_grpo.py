@@ -79,7 +79,7 @@ def fit(
         checkpoints.validate_and_keep(model, folder, progress, validate, report)
     started = time.monotonic() - progress.seconds
     while progress.step < progress.total:
-        torch.manual_seed(hash((seed, progress.step)))
+        torch.manual_seed(seed * 1_000_003 + progress.step)
         rollouts = roll_out(model, vocabulary, task, config, choose(task, config, seed, progress.step))
         scores = task.judge.score(rollouts.rows, rollouts.lists)
         advantages, kept = token_advantages(scores, rollouts, config, task.judge.best())

@@ -1,0 +1,198 @@
+"""IL-GRPO inside TRL, for models that need its accelerate, DeepSpeed, PEFT and vLLM machinery.
+
+The only changes to `trl.GRPOTrainer`: queries are scored beside lists, the advantages of a token are those of
+METHOD section 5 instead of one per list, and the upper clip depends on the token's entropy. Sampling goes
+through `rollout_func`, so that rollouts obey the k-user rule as everywhere else.
+"""
+
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+import trl
+from datasets import Dataset
+from packaging.specifiers import SpecifierSet
+from transformers import PreTrainedModel, TrainerCallback
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from aigq.config import GrpoConfig
+from aigq.errors import StageError
+from aigq.models.decoding import sample_groups
+from aigq.models.vocabulary import Vocabulary
+from aigq.training import advantages as credit
+from aigq.training.il_grpo import Rollouts, Task, read_list, token_advantages
+from aigq.training.judge import Scores
+
+SUPPORTED_TRL: Final = SpecifierSet(">=1.16,<1.17")
+
+
+class IlGrpoTrainer(GRPOTrainer):
+    """TRL's trainer with credit per query.
+
+    Args:
+        model: the policy.
+        vocabulary: its tokenizer.
+        task: prompts, what may be written there, and the judge.
+        config: everything about IL-GRPO.
+        folder: of checkpoints.
+        seed: of sampling and of the order of prompts.
+        options: further `GRPOConfig` fields, such as `use_vllm` or `deepspeed`.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        vocabulary: Vocabulary,
+        task: Task,
+        config: GrpoConfig,
+        folder: Path,
+        seed: int,
+        **options: Any,
+    ) -> None:
+        check_trl()
+        if config.ratio == "query":
+            raise StageError("TRL has no importance ratio per query; set grpo.ratio to token or sequence")
+        self.vocabulary, self.task, self.il = vocabulary, task, config
+        self.scores: Scores | None = None
+        super().__init__(
+            model=model,
+            reward_funcs=[list_reward],
+            args=arguments(config, folder, seed, **options),
+            train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(task.prompts))]}),
+            processing_class=vocabulary.tokenizer,
+            rollout_func=sample,
+            callbacks=[EntropyDecay(self)],
+        )
+
+    def _calculate_rewards(
+        self,
+        inputs: list[Any],
+        prompts: list[str],
+        completions: list[Any],
+        completion_ids_list: list[list[int]],
+    ) -> torch.Tensor:
+        """Per list as TRL wants it; beside that, rewards per query are kept for the advantages."""
+        rows = [int(prompt) for prompt in prompts]
+        slots = self.task.judge.slots
+        queries = [read_list(ids, self.vocabulary, slots).queries for ids in completion_ids_list]
+        local = self.task.judge.score(rows, [[one] for one in queries])  # (B, 1, K, 3), (B, 1)
+        device, group = self.accelerator.device, self.il.group
+        query = self.accelerator.gather(local.query[:, 0].to(device))  # (B of all processes, K, 3)
+        lists = self.accelerator.gather(local.lists[:, 0].to(device))
+        self.scores = Scores(query.view(-1, group, *query.shape[1:]), lists.view(-1, group))
+        for name, kind in zip(("ctr", "rouge", "length"), local.query.unbind(dim=3), strict=True):
+            self._log_metric(name, float(kind.mean()))
+        for example, reward in zip(inputs, local.lists[:, 0].tolist(), strict=True):
+            example["list_reward"] = reward
+        rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        return rewards
+
+    def _generate_and_score_completions(self, inputs: list[Any]) -> dict[str, Any]:
+        """TRL's batch with the advantages (B, T) of IL-GRPO."""
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)
+        assert self.scores is not None  # _calculate_rewards ran inside
+        local, width = output["completion_ids"].shape
+        slots = self.task.judge.slots
+        slot = torch.tensor(
+            [read_list(ids, self.vocabulary, slots).slot for ids in output["completion_ids"].tolist()],
+            device=self.accelerator.device,
+        ).view(-1, self.il.group, width)
+        first = self.accelerator.process_index * local // self.il.group
+        mine = slice(first, first + slot.shape[0])  # groups of this process: rows are in group order
+        scores = Scores(self.scores.query[mine], self.scores.lists[mine])
+        rollouts = Rollouts([], output["completion_ids"].view_as(slot), slot, [])
+        advantages, _ = token_advantages(scores, rollouts, self.il, self.task.judge.best())
+        output["advantages"] = advantages.view(local, width).float()
+        return output
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **options: Any
+    ) -> Any:
+        """TRL's, and the upper clip for the entropies that it finds."""
+        logps, entropies, aux = super()._get_per_token_logps_and_entropies(
+            model, input_ids, attention_mask, logits_to_keep, *args, **options
+        )
+        if entropies is not None:
+            clip = credit.Clip(self.il.clip_low, self.il.clip_high, self.il.entropy_quantile)
+            written = attention_mask[:, -logits_to_keep:]
+            bounds: Any = self  # TRL declares numbers; a tensor per token works as well, if both are tensors
+            bounds.epsilon_low = torch.tensor(clip.low, device=entropies.device)
+            bounds.epsilon_high = credit.clip_bound(entropies.detach(), written, clip)
+        return logps, entropies, aux
+
+
+class EntropyDecay(TrainerCallback):
+    """beta(s): the entropy bonus falls linearly to zero with the step."""
+
+    def __init__(self, trainer: IlGrpoTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set the weight of this step."""
+        done = state.global_step / max(1, state.max_steps)
+        self._trainer.entropy_coef = self._trainer.il.entropy_bonus * (1 - done)
+
+
+def check_trl() -> None:
+    """Raise StageError unless the installed TRL is one that the overridden methods were checked against."""
+    if trl.__version__ not in SUPPORTED_TRL:
+        raise StageError(
+            f"trl {trl.__version__} is installed; supported: {SUPPORTED_TRL}; "
+            f"pip install 'trl{SUPPORTED_TRL}'"
+        )
+
+
+def arguments(config: GrpoConfig, folder: Path, seed: int, **options: Any) -> GRPOConfig:
+    """TRL's settings for ours: no KL, token-mean loss over the batch, one fresh generation per step."""
+    settings: dict[str, Any] = {
+        "output_dir": str(folder),
+        "seed": seed,
+        "max_steps": config.steps,
+        "num_generations": config.group,
+        "per_device_train_batch_size": config.prompts_at_once * config.group,
+        "gradient_accumulation_steps": max(1, config.prompts // config.prompts_at_once),
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": "constant",
+        "adam_beta2": 0.98,
+        "max_grad_norm": config.gradient_clip,
+        "temperature": config.temperature,
+        "top_k": config.top_k,
+        "beta": 0.0,
+        "loss_type": "dapo",
+        "importance_sampling_level": config.ratio,
+        "entropy_coef": config.entropy_bonus,
+        "save_steps": config.eval_every,
+        "report_to": [],
+        "logging_steps": 1,
+        "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
+    }
+    return GRPOConfig(**{**settings, **options})
+
+
+def list_reward(list_reward: list[float | None], **_: Any) -> list[float | None]:
+    """R_seq of each completion, for TRL's own log."""
+    return list_reward
+
+
+def sample(prompts: list[str], trainer: Any) -> dict[str, Any]:
+    """TRL's `rollout_func`: prompts are row numbers, each repeated `num_generations` times in a row."""
+    task, group = trainer.task, trainer.il.group
+    rows = [int(prompt) for prompt in prompts]
+    each = rows[::group]
+    tokens = sample_groups(
+        trainer.accelerator.unwrap_model(trainer.model),
+        trainer.vocabulary,
+        [task.prompts[row] for row in each],
+        [task.trees[row] for row in each],
+        task.judge.slots,
+        group,
+        temperature=trainer.il.temperature,
+        top_k=trainer.il.top_k,
+    ).flatten(0, 1)
+    pad = trainer.vocabulary.pad
+    return {
+        "prompt_ids": [list(task.prompts[row]) for row in rows],
+        "completion_ids": [[token for token in one if token != pad] for one in tokens.tolist()],
+        "logprobs": None,
+    }

@@ -1,0 +1,55 @@
+"""A tiny model, its prompts and a judge that needs no CTR model: small enough for exact comparisons."""
+
+import numpy as np
+import torch
+
+from aigq.config import GeneratorConfig, GrpoConfig, PromptConfig
+from aigq.history.prompt import special_tokens
+from aigq.models import generator
+from aigq.models.decoding import QueryTree
+from aigq.models.vocabulary import Vocabulary, train_tokenizer
+from aigq.training.il_grpo import Task
+from aigq.training.judge import Judge
+
+QUERIES = ["milk", "oat milk", "bread", "white bread", "eggs", "牛奶", "brown eggs", "tea"]
+SLOTS = 4
+
+
+def vocabulary() -> Vocabulary:
+    special = special_tokens(PromptConfig(max_behaviours=4), [])
+    return Vocabulary(train_tokenizer([(q, 3) for q in QUERIES[:5]], 300, special))
+
+
+def model(words: Vocabulary) -> generator.PreTrainedModel:
+    config = GeneratorConfig(hidden_size=32, layers=2, heads=2, kv_heads=2, intermediate_size=64)
+    return generator.build(config, words, 160, seed=0)
+
+
+def clicks(rows: list[int], queries: list[list[str]]) -> list[np.ndarray]:
+    """Shopper `row` likes short queries, a little more or less."""
+    return [
+        np.array([0.1 / (1 + len(q)) + 0.01 * row for q in one])
+        for row, one in zip(rows, queries, strict=True)
+    ]
+
+
+def task(words: Vocabulary, config: GrpoConfig, prompts: int = 6) -> Task:
+    texts = [f"<behaviours>{QUERIES[i % 8]};;{QUERIES[(i * 3) % 8]};;<queries>" for i in range(prompts)]
+    tree = QueryTree(QUERIES, words)
+    references = [[QUERIES[(i + j) % 8] for j in range(SLOTS)] for i in range(prompts)]
+    judge = Judge(config, clicks, references, gamma=20.0, lengths=(3, 11), slots=SLOTS)
+    ids = [words.tokenizer.encode(text, add_special_tokens=False) for text in texts]
+    return Task(ids, [tree] * prompts, judge, {q: q.split()[-1] for q in QUERIES})
+
+
+def config(**changes: object) -> GrpoConfig:
+    torch.set_num_threads(1)
+    small = {
+        "steps": 4,
+        "prompts": 4,
+        "group": 4,
+        "prompts_at_once": 4,
+        "eval_every": 2,
+        "difficulty": (0.0, 1.0),
+    }
+    return GrpoConfig.model_validate({**small, "learning_rate": 1e-3, **changes})
