@@ -19,18 +19,19 @@ from aigq import __version__
 from aigq.doctor import TELEMETRY_OFF
 from aigq.errors import AigqError, UsageError, is_disk_full
 from aigq.progress import note
-from aigq.runs import RUNS, Run, resolve
+from aigq.runs import RUNS, Run, kind, resolve
 from aigq.stages import (
     channel_of,
     import_if_absent,
     need,
+    run_grpo,
     run_missing,
     run_prepare,
     run_sft,
     run_table,
     trained_rows,
 )
-from aigq.systems import GENERATORS, SFT
+from aigq.systems import GENERATORS, GRPO, SFT, stage_of
 
 if TYPE_CHECKING:
     from aigq.prepared import Moment, Prepared
@@ -138,13 +139,34 @@ def train_sft(
     return DONE
 
 
+@train.command(name="grpo")
+def train_grpo(
+    *,
+    common: Common = _COMMON,
+    system: Annotated[
+        str, Parameter(help="direct_il_grpo, or direct_grpo: credit for whole lists alone.")
+    ] = "direct_il_grpo",
+    resume: Resume = False,
+    force: Force = False,
+) -> int:
+    """Train the generator on with rewards: the CTR model's, and those of METHOD section 5 (IL-GRPO)."""
+    if system not in GRPO:
+        raise UsageError(f"unknown system {system}; known: {', '.join(GRPO)}")
+    run = common.open()
+    need(run, "prepare", "aigq prepare")
+    _need_generator(run, GRPO[system])
+    need(run, "ctr", "aigq train ctr")
+    _show(run_grpo(run, system, resume=resume, force=force), None, as_json=common.json)
+    return DONE
+
+
 @app.command
 def evaluate(*, common: Common = _COMMON) -> int:
     """Measure the rows of a run whose stages are finished; trains no generator."""
     run = common.open()
     need(run, "prepare", "aigq prepare")
     for system in trained_rows(run.config):
-        need(run, f"sft:{system}", f"aigq train sft --system {system}")
+        _need_generator(run, system)
     _print_table(run, run_table(run), as_json=common.json)
     return DONE
 
@@ -178,7 +200,7 @@ def generate_u2q(
     run = common.open()
     need(run, "prepare", "aigq prepare")
     if system in GENERATORS:
-        need(run, f"sft:{system}", f"aigq train sft --system {system}")
+        _need_generator(run, system)
     _print_hints(_hints(run, ids, system, n), as_json=common.json)
     return DONE
 
@@ -271,6 +293,11 @@ def _how_to_resume(tokens: list[str]) -> str:
     extra = ["--resume"] if resumable and "--resume" not in tokens else []
     command = " ".join(["aigq", *tokens, *extra])
     return f"finished stages are kept; continue with: {command}"
+
+
+def _need_generator(run: Run, system: str) -> None:
+    stage = stage_of(system)
+    need(run, stage, f"aigq train {kind(stage)} --system {system}")
 
 
 # --- hints for named users ---

@@ -192,7 +192,9 @@ class RewardWeights(Section):
 class GrpoConfig(Section):
     """Reinforcement learning with an advantage per query and one per list. Paper section 3.4; METHOD 5."""
 
-    start: str = Field("direct_il_sft", description="the trained system to start from")
+    trainer: Literal["loop", "trl"] = Field(
+        "loop", description="loop: our own, for one process; trl: the same loss in TRL, for large models"
+    )
     steps: int = Field(100, ge=1, description="optimiser steps; rollouts are fresh at each")
     prompts: int = Field(32, ge=1, description="prompts per step")
     group: int = Field(8, ge=2, description="G, rollouts per prompt")

@@ -10,7 +10,7 @@ from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.progress import note
 from aigq.runs import Run
-from aigq.systems import GENERATORS, base
+from aigq.systems import GENERATORS, GRPO, SFT, base, stage_of
 
 if TYPE_CHECKING:
     from aigq.recall.channel import RecallChannel
@@ -54,6 +54,16 @@ def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, An
     return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
 
 
+def run_grpo(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, Any]:
+    """One generator by reinforcement learning; trains what it starts from and is judged by, if missing."""
+    from aigq.training.grpo import train_grpo as work
+
+    stage = stage_of(system)
+    if resume:
+        run.check_resume(stage)
+    return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
+
+
 def run_table(run: Run) -> dict[str, Any]:
     """Lists, metrics and report of all rows; lists that are still valid are reused."""
     from aigq.evaluation.table import build_table
@@ -79,7 +89,7 @@ def _fingerprint(run: Run, row: str) -> str:
     parts: list[Any] = [row, config["seed"], config["samples"]["k_users"]]
     system = base(row)
     if system in GENERATORS:
-        parts += [run.begun(f"sft:{system}"), config["decoding"]]
+        parts += [run.begun(stage_of(system)), config["decoding"]]
     elif system.startswith("zero_shot:"):
         parts.append(config["channels"]["llms"].get(system.partition(":")[2]))
     else:
@@ -107,7 +117,9 @@ def run_missing(run: Run) -> None:
     import_if_absent(run.config)
     run_prepare(run, force=False)
     for system in trained_rows(run.config):
-        run_sft(run, system, resume=run.started(f"sft:{system}"), force=False)
+        stage = stage_of(system)
+        train = run_grpo if system in GRPO else run_sft
+        train(run, system, resume=run.started(stage), force=False)
 
 
 def need(run: Run, stage: str, command: str) -> None:
@@ -120,9 +132,11 @@ def need(run: Run, stage: str, command: str) -> None:
 
 
 def trained_rows(config: Config) -> list[str]:
-    """The generators to train for the rows of the config."""
-    systems = dict.fromkeys(base(row) for row in config.evaluation.rows)
-    return [system for system in systems if system in GENERATORS]
+    """The generators to train for the rows of the config, each after the one that it starts from."""
+    systems = [base(row) for row in config.evaluation.rows if base(row) in GENERATORS]
+    starts = [GRPO[system] for system in systems if system in GRPO]
+    supervised = [system for system in systems if system in SFT]
+    return list(dict.fromkeys([*supervised, *starts, *systems]))
 
 
 def channel_of(run: Run, row: str) -> "RecallChannel":

@@ -5,7 +5,10 @@ from typing import Final
 SFT: Final = ("direct_sft", "direct_il_sft")
 """Generators that supervised training makes."""
 
-GENERATORS: Final = SFT
+GRPO: Final = {"direct_grpo": "direct_il_sft", "direct_il_grpo": "direct_il_sft"}
+"""Generators that reinforcement learning makes, and the system that each one starts from."""
+
+GENERATORS: Final = (*SFT, *GRPO)
 """Rows that this package trains; any other row is a recall channel."""
 
 NEW: Final = ":new"
@@ -15,3 +18,8 @@ NEW: Final = ":new"
 def base(row: str) -> str:
     """The system behind a row: `popular:new` -> `popular`."""
     return row.removesuffix(NEW)
+
+
+def stage_of(system: str) -> str:
+    """The stage that trains a generator: `direct_il_sft` -> `sft:direct_il_sft`."""
+    return f"{'grpo' if system in GRPO else 'sft'}:{system}"

@@ -65,18 +65,19 @@ class _Maker:
         paths = [self.vocabulary.encode_query(query) for query in sorted(self.allowed)]
         return np.unique([path[0] for path in paths if len(path) == 1]).astype(np.int64)
 
-    def rankings(self, moments: Sequence[Moment]) -> list[list[str]]:
-        """The ranker's order for each moment, best first."""
-        weights = self.config.sft.ranker
-        proposals = {}
-        for name in weights:
-            channel = build_channel(name, self.config, self.run)
-            channel.fit(self.prepared)
-            proposals[name] = channel.recommend(moments, _RANKED)
-        return [
-            fuse({name: {h.query: h.score for h in lists[i]} for name, lists in proposals.items()}, weights)
-            for i in range(len(moments))
-        ]
+
+def rankings(config: Config, run: Path, prepared: Prepared, moments: Sequence[Moment]) -> list[list[str]]:
+    """The order of `sft.ranker` for each moment, best first."""
+    weights = config.sft.ranker
+    proposals = {}
+    for name in weights:
+        channel = build_channel(name, config, run)
+        channel.fit(prepared)
+        proposals[name] = channel.recommend(moments, _RANKED)
+    return [
+        fuse({name: {h.query: h.score for h in lists[i]} for name, lists in proposals.items()}, weights)
+        for i in range(len(moments))
+    ]
 
 
 def make_materials(config: Config, run: Path, folder: Path) -> dict[str, int]:
@@ -125,15 +126,16 @@ def _write_train(maker: _Maker, train: pa.Table) -> None:
         maker.encode(maker.prompts(moments), in_order).save(maker.folder / "train.npz")
         return
     extra = between(maker.prepared, train, sft.imitation_extra, maker.config.seed)
-    rankings, prompts = maker.rankings([*moments, *extra]), maker.prompts([*moments, *extra])
+    orders = rankings(maker.config, maker.run, maker.prepared, [*moments, *extra])
+    prompts = maker.prompts([*moments, *extra])
     rng = np.random.default_rng(maker.config.seed) if sft.clicked_order == "random" else None
     labels = [
         ranked_labels(t, r, maker.allowed, length, sft.tail, rng)
-        for t, r in zip(targets, rankings, strict=False)
+        for t, r in zip(targets, orders, strict=False)
     ]
     maker.encode(prompts[: len(moments)], labels).save(maker.folder / "train.npz")
     if sft.imitation_epochs:
-        own = [ranked_labels([], r, maker.allowed, length, length) for r in rankings]
+        own = [ranked_labels([], r, maker.allowed, length, length) for r in orders]
         lists = maker.encode(prompts, own)
         lists = rename(lists, maker.whole_queries(), sft.imitation_renamed, maker.config.seed)
         lists.save(maker.folder / "imitation.npz")

@@ -15,7 +15,7 @@ from aigq.errors import ConfigError
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary
 from aigq.progress import note, task
-from aigq.systems import SFT
+from aigq.systems import GRPO, SFT
 from aigq.training import loop
 from aigq.training.checkpoints import Validate
 from aigq.training.encoding import EncodedLists
@@ -25,7 +25,7 @@ from aigq.training.validation import validator
 
 def variant(config: Config, system: str) -> Config:
     """The config of one row. `direct_sft` is the paper's SFT row: log order, verbose prompt, same steps."""
-    if system == "direct_il_sft":
+    if system in ("direct_il_sft", *GRPO):
         return config
     if system == "direct_sft":
         prompt = config.prompt.model_copy(update={"style": "verbose"})
@@ -39,7 +39,7 @@ def variant(config: Config, system: str) -> Config:
         changes["learning_rate"] = config.sft.imitation_learning_rate  # nothing is learned before
         sft = config.sft.model_copy(update=changes)
         return config.model_copy(update={"prompt": prompt, "sft": sft})
-    raise ConfigError(f"unknown system {system}; known: {', '.join(SFT)}")
+    raise ConfigError(f"unknown system {system}; known: {', '.join((*SFT, *GRPO))}")
 
 
 def train_sft(

@@ -1,0 +1,165 @@
+"""The stage `aigq train grpo`: prompts, references and the CTR model together, then IL-GRPO or plain GRPO.
+
+RUN/models/SYSTEM/            the trained model: a Hugging Face folder
+RUN/models/SYSTEM/training/   checkpoints, best weights and log
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from aigq.config import Config, GrpoConfig
+from aigq.errors import EmptyLogError
+from aigq.models import generator
+from aigq.models.ctr_scorer import ClickModel
+from aigq.models.decoding import QueryTree
+from aigq.models.direct import prompt_writer
+from aigq.models.vocabulary import Vocabulary
+from aigq.prepared import CausalCounts, Moment, Prepared
+from aigq.progress import note, task
+from aigq.samples.labels import ranked_labels
+from aigq.systems import GRPO
+from aigq.training import il_grpo, rewards
+from aigq.training.checkpoints import Progress, Report, Validate
+from aigq.training.ctr import require_auc
+from aigq.training.judge import Judge
+from aigq.training.materials import rankings, subset
+from aigq.training.validation import validator
+
+_USUAL = (0.05, 0.95)  # quantiles of the lengths of queries: what is shorter or longer costs
+_SCALED_ON = 500  # moments whose click probabilities set gamma
+
+
+def variant(config: Config, system: str) -> GrpoConfig:
+    """The settings of a system. `direct_grpo` is plain GRPO: the same trainer, with credit per list alone."""
+    return config.grpo.model_copy(update={"credit": "list"}) if system == "direct_grpo" else config.grpo
+
+
+def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[str, Any]:
+    """Train one system on from the one that it starts from, and leave its folder in RUN/models/SYSTEM.
+
+    Raises:
+        StageError: the CTR model tells clicks from the rest too badly on later days to be a reward.
+        EmptyLogError: no training sample.
+    """
+    grpo, prepared = variant(config, system), Prepared.load(run / "prepared")
+    require_auc(json.loads((run / "models" / "ctr" / "training.json").read_text()), config.ctr.auc_floor)
+    start, folder = run / "models" / GRPO[system], run / "models" / system / "training"
+    vocabulary = Vocabulary.load(start)
+    note(f"prompts, references and click probabilities of {grpo.steps * grpo.prompts:,} moments")
+    prompts = make_task(config, grpo, run, prepared, vocabulary)
+    model = generator.load(start)
+    validate = validator(start / "training", vocabulary, config.decoding.batch_size)
+    with task(f"{system} steps", total=grpo.steps) as advance:
+        report = reporter(system, advance)
+        options: dict[str, Any] = {"seed": config.seed, "validate": validate, "report": report}
+        if grpo.trainer == "trl":
+            progress = fit_trl(model, vocabulary, prompts, grpo, folder, resume=resume, **options)
+        else:
+            progress = il_grpo.fit(model, vocabulary, prompts, grpo, folder, resume=resume, **options)
+    vocabulary.tokenizer.save_pretrained(folder / "best")
+    for file in (folder / "best").iterdir():
+        shutil.copy2(file, folder.parent / file.name)
+    summary = {
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "seconds": round(progress.seconds, 1),
+        "best_valid_query_hr": progress.best,
+        "ctr_gain": round(prompts.judge.gamma, 4),
+    }
+    (folder.parent / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+    return summary
+
+
+def make_task(
+    config: Config, grpo: GrpoConfig, run: Path, prepared: Prepared, vocabulary: Vocabulary
+) -> il_grpo.Task:
+    """Training moments as prompts, with their references (the IL-SFT labels) and their judge."""
+    k, slots = config.samples.k_users, config.samples.list_length
+    train = subset(prepared.split("train"), grpo.steps * grpo.prompts, config.seed)
+    queries = prepared.queries.filter(pc.greater_equal(prepared.queries["users"], k))["query"].to_pylist()
+    if not train.num_rows or not queries:
+        raise EmptyLogError("no training sample, or no query of k users: nothing to reward")
+    moments, targets = prepared.moments(train), train["targets"].to_pylist()
+    orders, allowed = rankings(config, run, prepared, moments), set(queries)
+    labels = [ranked_labels(t, r, allowed, slots, slots) for t, r in zip(targets, orders, strict=True)]
+    pieces = prompt_writer(config, run, prepared).pieces(moments)
+    counts = CausalCounts(prepared.query_days, None)
+    trees = {day: QueryTree(counts.servable(day, k), vocabulary) for day in {m.day for m in moments}}
+    clicks = ClickModel.load(run, prepared)
+    judge = Judge(
+        grpo,
+        lambda rows, lists: _clicks(clicks, grpo, [moments[row] for row in rows], lists),
+        [[label.query for label in one] for one in labels],
+        _gain(clicks, grpo, moments, orders, slots),
+        _usual_lengths(queries),
+        slots,
+    )
+    ids = [vocabulary.encode_prompt(p, config.prompt.budget_tokens) for p in pieces]
+    return il_grpo.Task(ids, [trees[m.day] for m in moments], judge, prepared.category_of)
+
+
+def _clicks(
+    model: ClickModel, grpo: GrpoConfig, moments: Sequence[Moment], lists: Sequence[Sequence[str]]
+) -> list[np.ndarray]:
+    score = model.lower_bounds if grpo.ctr_bound == "lower" else model.probabilities
+    return score(moments, lists)
+
+
+def _gain(
+    model: ClickModel, grpo: GrpoConfig, moments: Sequence[Moment], orders: Sequence[list[str]], slots: int
+) -> float:
+    """gamma, from the probabilities of the ranker's lists at the first training moments."""
+    some = _clicks(model, grpo, moments[:_SCALED_ON], [order[:slots] for order in orders[:_SCALED_ON]])
+    return rewards.ctr_gain(np.concatenate(some), grpo.ctr_cap)
+
+
+def _usual_lengths(queries: Sequence[str]) -> tuple[int, int]:
+    shortest, longest = np.quantile([len(query) for query in queries], _USUAL)
+    return max(1, int(shortest)), int(longest)
+
+
+def reporter(system: str, advance: Any) -> Report:
+    """A line for each validation and each tenth step: reward, its CTR and ROUGE parts, entropy, categories."""
+
+    def report(entry: dict[str, Any]) -> None:
+        if "reward" in entry:
+            advance(1)
+            if entry["step"] % 10 == 0:
+                shown = ("reward", "ctr", "rouge", "entropy", "queries", "categories")
+                figures = " ".join(f"{name} {entry[name]:.3f}" for name in shown)
+                note(f"{system} step {entry['step']}: {figures}")
+        elif "stopped" in entry:
+            note(f"{system} step {entry['step']}: stopped, {entry['stopped']}")
+        else:
+            note(f"{system} step {entry['step']}: validation Query HR {entry['valid_query_hr']:.4f}")
+
+    return report
+
+
+def fit_trl(
+    model: generator.PreTrainedModel,
+    vocabulary: Vocabulary,
+    prompts: il_grpo.Task,
+    grpo: GrpoConfig,
+    folder: Path,
+    *,
+    resume: bool,
+    seed: int,
+    validate: Validate,
+    report: Report,
+) -> Progress:
+    """The same training under TRL; its last weights are kept."""
+    from aigq.training.trl_trainer import IlGrpoTrainer
+
+    trainer = IlGrpoTrainer(model, vocabulary, prompts, grpo, folder, seed)
+    trainer.train(resume_from_checkpoint=resume and any(folder.glob("checkpoint-*")))
+    figures = validate(trainer.model)
+    report({"step": trainer.state.global_step, **{f"valid_{k}": v for k, v in figures.items()}})
+    generator.save(trainer.accelerator.unwrap_model(trainer.model), folder / "best")
+    return Progress(trainer.state.global_step, grpo.steps, figures["query_hr"])
