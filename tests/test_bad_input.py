@@ -478,12 +478,12 @@ sys.exit(main(sys.argv[1:]))
 """
 AFTER_SECOND_CHECKPOINT = """
 from aigq.training import loop
-save, saved = loop._save, []
+save, saved = loop.save_checkpoint, []
 def saving(*arguments):
     save(*arguments)
     saved.append(1)
     if len(saved) == 2: stop()
-loop._save = saving
+loop.save_checkpoint = saving
 """
 WITHIN_SECOND_CHECKPOINT = """
 import torch

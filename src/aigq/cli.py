@@ -24,13 +24,15 @@ from aigq.stages import (
     channel_of,
     import_if_absent,
     need,
+    needs_ctr,
+    run_ctr,
     run_missing,
     run_prepare,
     run_sft,
     run_table,
     trained_rows,
 )
-from aigq.systems import GENERATORS, SFT
+from aigq.systems import CTR, GENERATORS, SFT
 
 if TYPE_CHECKING:
     from aigq.prepared import Moment, Prepared
@@ -138,6 +140,15 @@ def train_sft(
     return DONE
 
 
+@train.command(name="ctr")
+def train_ctr(*, common: Common = _COMMON, resume: Resume = False, force: Force = False) -> int:
+    """Train the click model, the reward of RL, and judge it on later days beside LightGBM."""
+    run = common.open()
+    need(run, "prepare", "aigq prepare")
+    _show(run_ctr(run, resume=resume, force=force), None, as_json=common.json)
+    return DONE
+
+
 @app.command
 def evaluate(*, common: Common = _COMMON) -> int:
     """Measure the rows of a run whose stages are finished; trains no generator."""
@@ -145,6 +156,8 @@ def evaluate(*, common: Common = _COMMON) -> int:
     need(run, "prepare", "aigq prepare")
     for system in trained_rows(run.config):
         need(run, f"sft:{system}", f"aigq train sft --system {system}")
+    if needs_ctr(run.config):
+        need(run, "ctr", "aigq train ctr")
     _print_table(run, run_table(run), as_json=common.json)
     return DONE
 
@@ -179,6 +192,8 @@ def generate_u2q(
     need(run, "prepare", "aigq prepare")
     if system in GENERATORS:
         need(run, f"sft:{system}", f"aigq train sft --system {system}")
+    if system == CTR:
+        need(run, "ctr", "aigq train ctr")
     _print_hints(_hints(run, ids, system, n), as_json=common.json)
     return DONE
 

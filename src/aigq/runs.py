@@ -30,14 +30,16 @@ _SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "prompt", "generator", "s
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,
     "sft": _SFT,
-    "table": (*_SFT, "channels", "decoding", "evaluation", "name"),
+    "ctr": (*_PREPARE, "seed", "encoder", "ctr"),
+    "table": (*_SFT, "ctr", "channels", "decoding", "evaluation", "name"),
 }
 """What each stage was made with. A key outside these sections may change without redoing the stage."""
 
 UPSTREAM: Final[dict[str, tuple[str, ...]]] = {
     "prepare": (),
     "sft": ("prepare",),
-    "table": ("prepare", "sft"),
+    "ctr": ("prepare",),
+    "table": ("prepare", "sft", "ctr"),
 }
 _INERT: Final = frozenset({"history.memory_limit", "data.path"})  # change nothing in the result
 _PACKAGES: Final = (
@@ -46,6 +48,7 @@ _PACKAGES: Final = (
     "ibis-framework",
     "lightgbm",
     "numpy",
+    "onnxruntime",
     "pyarrow",
     "sentence-transformers",
     "tokenizers",

@@ -10,7 +10,7 @@ from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.progress import note
 from aigq.runs import Run
-from aigq.systems import GENERATORS, base
+from aigq.systems import CTR, GENERATORS, base
 
 if TYPE_CHECKING:
     from aigq.recall.channel import RecallChannel
@@ -54,6 +54,15 @@ def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, An
     return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
 
 
+def run_ctr(run: Run, *, resume: bool, force: bool) -> dict[str, Any]:
+    """The CTR model, once."""
+    from aigq.training.ctr import train_ctr as work
+
+    if resume:
+        run.check_resume("ctr")
+    return _once(run, "ctr", lambda: work(run.config, run.folder, resume=resume), force=force)
+
+
 def run_table(run: Run) -> dict[str, Any]:
     """Lists, metrics and report of all rows; lists that are still valid are reused."""
     from aigq.evaluation.table import build_table
@@ -80,6 +89,8 @@ def _fingerprint(run: Run, row: str) -> str:
     system = base(row)
     if system in GENERATORS:
         parts += [run.begun(f"sft:{system}"), config["decoding"]]
+    elif system == CTR:
+        parts.append(run.begun("ctr"))
     elif system.startswith("zero_shot:"):
         parts.append(config["channels"]["llms"].get(system.partition(":")[2]))
     else:
@@ -108,6 +119,8 @@ def run_missing(run: Run) -> None:
     run_prepare(run, force=False)
     for system in trained_rows(run.config):
         run_sft(run, system, resume=run.started(f"sft:{system}"), force=False)
+    if needs_ctr(run.config):
+        run_ctr(run, resume=run.started("ctr"), force=False)
 
 
 def need(run: Run, stage: str, command: str) -> None:
@@ -123,6 +136,11 @@ def trained_rows(config: Config) -> list[str]:
     """The generators to train for the rows of the config."""
     systems = dict.fromkeys(base(row) for row in config.evaluation.rows)
     return [system for system in systems if system in GENERATORS]
+
+
+def needs_ctr(config: Config) -> bool:
+    """Whether a row of the config is the CTR model."""
+    return any(base(row) == CTR for row in config.evaluation.rows)
 
 
 def channel_of(run: Run, row: str) -> "RecallChannel":

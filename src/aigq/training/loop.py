@@ -38,6 +38,7 @@ class Progress:
     best: float = -1.0
     seconds: float = 0.0
     tokens: int = 0
+    stale: int = 0  # validations since the best one
 
 
 def batches(data: EncodedLists, batch_size: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
@@ -114,8 +115,8 @@ def fit(
     progress = Progress(total=min(steps, config.max_steps or steps))
     torch.manual_seed(seed)
     if resume and (folder / "checkpoint.pt").exists():
-        progress = _restore(folder, model, optimizer)
-        _truncate_log(folder, progress.step)
+        progress = restore_checkpoint(folder, model, optimizer)
+        truncate_log(folder, progress.step)
     else:
         for earlier in ("log.jsonl", "checkpoint.pt"):  # a later resume must not continue another training
             (folder / earlier).unlink(missing_ok=True)
@@ -138,11 +139,11 @@ def fit(
             entry = {"step": progress.step, "of": progress.total, "loss": loss, "lr": rate}
             report(entry)
             if progress.step % 10 == 0:
-                _log(folder, {**entry, "tokens": progress.tokens, "seconds": round(progress.seconds, 2)})
+                write_log(folder, {**entry, "tokens": progress.tokens, "seconds": round(progress.seconds, 2)})
             if progress.step % config.eval_every == 0 or progress.step == progress.total:
                 _validate(model, folder, progress, validate, report)
                 progress.seconds = time.monotonic() - started
-                _save(folder, model, optimizer, progress)
+                save_checkpoint(folder, model, optimizer, progress)
     return progress
 
 
@@ -185,14 +186,17 @@ def _validate(
     metrics = validate(model)
     torch.set_rng_state(random_state)
     entry = {"step": progress.step, **{f"valid_{name}": value for name, value in metrics.items()}}
-    _log(folder, entry)
+    write_log(folder, entry)
     report(entry)
     if metrics["query_hr"] > progress.best:
         progress.best = metrics["query_hr"]
         _replace_best(model, folder)
 
 
-def _save(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save_checkpoint(
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+) -> None:
+    """Write folder/checkpoint.pt, whole or not at all: weights, optimiser, progress, torch's random state."""
     state: dict[str, Any] = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -216,20 +220,23 @@ def _replace_best(model: PreTrainedModel, folder: Path) -> None:
     part.rmdir()
 
 
-def _restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
-    state = torch.load(folder / "checkpoint.pt", map_location=model.device, weights_only=True)
+def restore_checkpoint(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
+    """Read what `save_checkpoint` wrote into the model, the optimiser and torch's random state."""
+    device = next(model.parameters()).device
+    state = torch.load(folder / "checkpoint.pt", map_location=device, weights_only=True)
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"].cpu())
     return Progress(**state["progress"])
 
 
-def _log(folder: Path, entry: dict[str, Any]) -> None:
+def write_log(folder: Path, entry: dict[str, Any]) -> None:
+    """Append one line to folder/log.jsonl."""
     with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 
 
-def _truncate_log(folder: Path, step: int) -> None:
+def truncate_log(folder: Path, step: int) -> None:
     """Keep the log's lines up to `step`; a line that an interruption cut off is written again later."""
     path = folder / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
