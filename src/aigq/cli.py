@@ -19,19 +19,20 @@ from aigq import __version__
 from aigq.doctor import TELEMETRY_OFF
 from aigq.errors import AigqError, UsageError, is_disk_full
 from aigq.progress import note
-from aigq.runs import RUNS, Run, kind, resolve
+from aigq.runs import RUNS, Run, resolve
 from aigq.stages import (
     channel_of,
     import_if_absent,
     need,
+    run_ctr,
     run_grpo,
     run_missing,
     run_prepare,
     run_sft,
     run_table,
-    trained_rows,
+    trainings,
 )
-from aigq.systems import GENERATORS, GRPO, SFT, stage_of
+from aigq.systems import CTR, GENERATORS, GRPO, SFT, stage_of
 
 if TYPE_CHECKING:
     from aigq.prepared import Moment, Prepared
@@ -134,7 +135,7 @@ def train_sft(
     if system not in SFT:
         raise UsageError(f"unknown system {system}; known: {', '.join(SFT)}")
     run = common.open()
-    need(run, "prepare", "aigq prepare")
+    need(run, "prepare")
     _show(run_sft(run, system, resume=resume, force=force), None, as_json=common.json)
     return DONE
 
@@ -153,10 +154,19 @@ def train_grpo(
     if system not in GRPO:
         raise UsageError(f"unknown system {system}; known: {', '.join(GRPO)}")
     run = common.open()
-    need(run, "prepare", "aigq prepare")
-    _need_generator(run, GRPO[system])
-    need(run, "ctr", "aigq train ctr")
+    need(run, "prepare")
+    need(run, stage_of(GRPO[system]))
+    need(run, "ctr")
     _show(run_grpo(run, system, resume=resume, force=force), None, as_json=common.json)
+    return DONE
+
+
+@train.command(name="ctr")
+def train_ctr(*, common: Common = _COMMON, resume: Resume = False, force: Force = False) -> int:
+    """Train the click model, the reward of RL, and judge it on later days beside LightGBM."""
+    run = common.open()
+    need(run, "prepare")
+    _show(run_ctr(run, resume=resume, force=force), None, as_json=common.json)
     return DONE
 
 
@@ -164,9 +174,9 @@ def train_grpo(
 def evaluate(*, common: Common = _COMMON) -> int:
     """Measure the rows of a run whose stages are finished; trains no generator."""
     run = common.open()
-    need(run, "prepare", "aigq prepare")
-    for system in trained_rows(run.config):
-        _need_generator(run, system)
+    need(run, "prepare")
+    for stage in trainings(run.config):
+        need(run, stage)
     _print_table(run, run_table(run), as_json=common.json)
     return DONE
 
@@ -198,9 +208,9 @@ def generate_u2q(
     if not ids or n < 1:
         raise UsageError("give --users a,b,c with at least one id, and --count 1 or more")
     run = common.open()
-    need(run, "prepare", "aigq prepare")
-    if system in GENERATORS:
-        _need_generator(run, system)
+    need(run, "prepare")
+    if system in GENERATORS or system == CTR:
+        need(run, stage_of(system))
     _print_hints(_hints(run, ids, system, n), as_json=common.json)
     return DONE
 
@@ -293,11 +303,6 @@ def _how_to_resume(tokens: list[str]) -> str:
     extra = ["--resume"] if resumable and "--resume" not in tokens else []
     command = " ".join(["aigq", *tokens, *extra])
     return f"finished stages are kept; continue with: {command}"
-
-
-def _need_generator(run: Run, system: str) -> None:
-    stage = stage_of(system)
-    need(run, stage, f"aigq train {kind(stage)} --system {system}")
 
 
 # --- hints for named users ---

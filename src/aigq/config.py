@@ -240,6 +240,42 @@ class GrpoConfig(Section):
     )
 
 
+class CtrConfig(Section):
+    """The CTR model: whether a shopper wants a query. METHOD sections 3 and 5 (r_CTR)."""
+
+    start: Path | None = Field(
+        None, description="model folder of an earlier CTR model to train on from (daily training)"
+    )
+    max_samples: int = Field(
+        6000, ge=1, description="trained on so many of the latest training samples or exposures"
+    )
+    profile: list[str] = Field([], description="profile fields of the users table that are features")
+    behaviours: int = Field(32, ge=1, description="most recent behaviours that a candidate looks at")
+    dim: int = Field(32, ge=4, description="width of projected texts")
+    hidden: int = Field(64, ge=4, description="width of the layer over all features")
+    heads: int = Field(
+        4, ge=2, description="output heads, each trained on its own draw of moments: they tell uncertainty"
+    )
+    dropout: float = Field(0.1, ge=0, lt=1, description="of the layer over all features")
+    epochs: float = Field(6.0, gt=0, description="passes over the training samples at most")
+    batch_size: int = Field(32, ge=1, description="moments per optimiser step, each with all its candidates")
+    learning_rate: float = Field(2e-3, gt=0, description="AdamW; falls linearly to 0")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW")
+    eval_every: int = Field(100, ge=1, description="optimiser steps between validations and checkpoints")
+    eval_samples: int = Field(
+        1500, ge=1, description="moments drawn from the validation days, and as many from the test days"
+    )
+    patience: int = Field(4, ge=1, description="stop after so many validations without a better log-loss")
+    bound_z: float = Field(
+        1.0,
+        ge=0,
+        description="the lower bound is so many deviations of the heads below their mean",
+    )
+    auc_floor: float = Field(
+        0.6, ge=0.5, le=1, description="RL refuses to start when AUC on later days is below this"
+    )
+
+
 class DecodingConfig(Section):
     """How lists are drawn from the model."""
 
@@ -336,8 +372,8 @@ class EvaluationConfig(Section):
 
     rows: list[str] = Field(
         ["popular", "personal", "coclick", "ebr", "direct_il_sft"],
-        description="popular, personal, coclick, ranker, sasrec, ease, als, ebr, zero_shot:NAME, direct_sft, "
-        "direct_il_sft",
+        description="popular, personal, coclick, ranker, ctr, sasrec, ease, als, ebr, zero_shot:NAME, "
+        "direct_sft, direct_il_sft",
     )
     ks: list[int] = Field([10, 30], description="cut-offs; the last one is the main one")
     max_users: int | None = Field(None, ge=1, description="evaluate a seeded sample of so many users")
@@ -359,6 +395,7 @@ class Config(Section):
     generator: GeneratorConfig = GeneratorConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
+    ctr: CtrConfig = CtrConfig()
     decoding: DecodingConfig = DecodingConfig()
     encoder: EncoderConfig = EncoderConfig()
     channels: ChannelsConfig = ChannelsConfig()

@@ -1,6 +1,6 @@
 """Read access to RUN/prepared: what training, recall channels and evaluation work on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aigq.errors import StageError
-from aigq.tables import PREPARED_TABLES, Split
+from aigq.tables import EXPOSURES, PREPARED_TABLES, Split
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,17 @@ class Moment:
 
 @dataclass(frozen=True)
 class Prepared:
-    """The five prepared tables in memory. `behaviours` is sorted by (user_id, ts)."""
+    """The prepared tables in memory. `behaviours` is sorted by (user_id, ts).
+
+    `exposures` is empty in bootstrap mode.
+    """
 
     behaviours: pa.Table
     queries: pa.Table
     query_days: pa.Table
     samples: pa.Table
     users: pa.Table
+    exposures: pa.Table = field(default_factory=EXPOSURES.empty_table)
 
     @classmethod
     def load(cls, folder: Path) -> "Prepared":
@@ -42,7 +46,10 @@ class Prepared:
         missing = [name for name in PREPARED_TABLES if not (folder / f"{name}.parquet").exists()]
         if missing:
             raise StageError(f"{folder} lacks {', '.join(missing)}; run `aigq prepare` first")
-        return cls(**{name: pq.read_table(folder / f"{name}.parquet") for name in PREPARED_TABLES})
+        tables = {name: pq.read_table(folder / f"{name}.parquet") for name in PREPARED_TABLES}
+        if (folder / "exposures.parquet").exists():
+            tables["exposures"] = pq.read_table(folder / "exposures.parquet")
+        return cls(**tables)
 
     def split(self, split: Split) -> pa.Table:
         """The samples of one split, in sample order."""

@@ -30,6 +30,7 @@ _SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "prompt", "generator", "s
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,
     "sft": _SFT,
+    "ctr": (*_PREPARE, "seed", "encoder", "ctr"),
     "grpo": (*_SFT, "ctr", "grpo"),
     "table": (*_SFT, "ctr", "grpo", "channels", "decoding", "evaluation", "name"),
 }
@@ -38,6 +39,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 UPSTREAM: Final[dict[str, tuple[str, ...]]] = {
     "prepare": (),
     "sft": ("prepare",),
+    "ctr": ("prepare",),
     "grpo": ("prepare", "sft", "ctr"),
     "table": ("prepare", "sft", "ctr", "grpo"),
 }
@@ -48,6 +50,7 @@ _PACKAGES: Final = (
     "ibis-framework",
     "lightgbm",
     "numpy",
+    "onnxruntime",
     "pyarrow",
     "sentence-transformers",
     "tokenizers",

@@ -10,7 +10,7 @@ from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.progress import note
 from aigq.runs import Run
-from aigq.systems import GENERATORS, GRPO, SFT, base, stage_of
+from aigq.systems import CTR, GENERATORS, GRPO, SFT, base, stage_of
 
 if TYPE_CHECKING:
     from aigq.recall.channel import RecallChannel
@@ -55,13 +55,22 @@ def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, An
 
 
 def run_grpo(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, Any]:
-    """One generator by reinforcement learning; trains what it starts from and is judged by, if missing."""
+    """One generator by reinforcement learning."""
     from aigq.training.grpo import train_grpo as work
 
     stage = stage_of(system)
     if resume:
         run.check_resume(stage)
     return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
+
+
+def run_ctr(run: Run, *, resume: bool, force: bool) -> dict[str, Any]:
+    """The CTR model, once."""
+    from aigq.training.ctr import train_ctr as work
+
+    if resume:
+        run.check_resume("ctr")
+    return _once(run, "ctr", lambda: work(run.config, run.folder, resume=resume), force=force)
 
 
 def run_table(run: Run) -> dict[str, Any]:
@@ -90,6 +99,8 @@ def _fingerprint(run: Run, row: str) -> str:
     system = base(row)
     if system in GENERATORS:
         parts += [run.begun(stage_of(system)), config["decoding"]]
+    elif system == CTR:
+        parts.append(run.begun("ctr"))
     elif system.startswith("zero_shot:"):
         parts.append(config["channels"]["llms"].get(system.partition(":")[2]))
     else:
@@ -116,27 +127,35 @@ def run_missing(run: Run) -> None:
     """Every stage that the rows of the config need and that is not finished."""
     import_if_absent(run.config)
     run_prepare(run, force=False)
-    for system in trained_rows(run.config):
-        stage = stage_of(system)
-        train = run_grpo if system in GRPO else run_sft
-        train(run, system, resume=run.started(stage), force=False)
+    for stage in trainings(run.config):
+        resume, system = run.started(stage), stage.partition(":")[2]
+        if stage == "ctr":
+            run_ctr(run, resume=resume, force=False)
+        elif system in GRPO:
+            run_grpo(run, system, resume=resume, force=False)
+        else:
+            run_sft(run, system, resume=resume, force=False)
 
 
-def need(run: Run, stage: str, command: str) -> None:
-    """Raise StageError unless the stage is finished; the message names `command`."""
+def trainings(config: Config) -> list[str]:
+    """The training stages behind the rows of the config, each after those that it needs."""
+    systems = [base(row) for row in config.evaluation.rows]
+    rewarded = [system for system in systems if system in GRPO]
+    supervised = [system for system in (*systems, *(GRPO[system] for system in rewarded)) if system in SFT]
+    clicks = ["ctr"] if rewarded or CTR in systems else []
+    return list(dict.fromkeys([*map(stage_of, supervised), *clicks, *map(stage_of, rewarded)]))
+
+
+def need(run: Run, stage: str) -> None:
+    """Raise StageError unless the stage is finished; the message names the command that does it."""
     run.check(stage)
     if not run.finished(stage):
+        name, _, system = stage.partition(":")
+        command = "aigq prepare" if name == "prepare" else f"aigq train {name}"
+        command += f" --system {system}" if system else ""
         raise StageError(
             f"{run.folder} has no finished `{stage}`; run `{command}` first, or `aigq table` for all stages"
         )
-
-
-def trained_rows(config: Config) -> list[str]:
-    """The generators to train for the rows of the config, each after the one that it starts from."""
-    systems = [base(row) for row in config.evaluation.rows if base(row) in GENERATORS]
-    starts = [GRPO[system] for system in systems if system in GRPO]
-    supervised = [system for system in systems if system in SFT]
-    return list(dict.fromkeys([*supervised, *starts, *systems]))
 
 
 def channel_of(run: Run, row: str) -> "RecallChannel":

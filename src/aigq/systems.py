@@ -11,6 +11,9 @@ GRPO: Final = {"direct_grpo": "direct_il_sft", "direct_il_grpo": "direct_il_sft"
 GENERATORS: Final = (*SFT, *GRPO)
 """Rows that this package trains; any other row is a recall channel."""
 
+CTR: Final = "ctr"
+"""The row that orders recall candidates by the CTR model, a stage of its own."""
+
 NEW: Final = ":new"
 """Ends the name of a row whose lists leave out the shopper's own earlier queries, see recall/only_new.py."""
 
@@ -21,5 +24,5 @@ def base(row: str) -> str:
 
 
 def stage_of(system: str) -> str:
-    """The stage that trains a generator: `direct_il_sft` -> `sft:direct_il_sft`."""
-    return f"{'grpo' if system in GRPO else 'sft'}:{system}"
+    """The stage that trains a system: `direct_il_sft` -> `sft:direct_il_sft`, `ctr` -> `ctr`."""
+    return CTR if system == CTR else f"{'grpo' if system in GRPO else 'sft'}:{system}"

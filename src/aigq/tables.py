@@ -12,6 +12,7 @@ Derived tables, written by `aigq prepare` under RUN/prepared:
     queries      every normalised query of the training events, with its leaf category
     query_days   per query and day: issues and first-time users; the source of all causal counts
     samples      one row per thing to predict: a cut in time and the queries that came after it
+    exposures    exposure mode only: every exposure, also those without a click, which make no sample
 
 A sample's history is never stored twice: it is rows [first_row, first_row + n_before) of `behaviours`,
 all of them strictly earlier than the sample's cut.
@@ -117,6 +118,15 @@ SAMPLES: Final = pa.schema(
         pa.field("shown", pa.list_(pa.string())),  # exposure mode: the hints shown, by position; else null
     ]
 )
+
+EXPOSURES: Final = pa.schema(
+    [
+        *(SAMPLES.field(name) for name in SAMPLES.names if name not in ("targets", "novel", "shown")),
+        pa.field("shown", pa.list_(pa.string()), nullable=False),  # the hints shown, by position
+        pa.field("clicked", pa.list_(pa.bool_()), nullable=False),  # per hint
+    ]
+)
+"""Every hint exposure, clicked or not: what the CTR model learns from. Numbered apart from the samples."""
 
 LISTS: Final = pa.schema(
     [

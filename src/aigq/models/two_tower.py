@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-AGE_EDGES = (0.02, 0.5, 1.5, 3.5, 7.5, 14.5, 30.5, 60.5, 120.5, 240.5)
-ACTIONS = ("search", "click", "cart", "purchase")
+from aigq.recall.histories import ACTIONS, AGE_EDGES
 
 
 @dataclass(frozen=True)

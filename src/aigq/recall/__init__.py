@@ -6,7 +6,18 @@ from aigq.config import Config
 from aigq.errors import UsageError
 from aigq.recall.channel import Hint, RecallChannel
 
-CHANNELS = ("popular", "personal", "coclick", "ranker", "sasrec", "ease", "als", "ebr", "zero_shot:NAME")
+CHANNELS = (
+    "popular",
+    "personal",
+    "coclick",
+    "ranker",
+    "ctr",
+    "sasrec",
+    "ease",
+    "als",
+    "ebr",
+    "zero_shot:NAME",
+)
 
 __all__ = ["CHANNELS", "Hint", "RecallChannel", "build_channel"]
 
@@ -43,6 +54,10 @@ def build_channel(name: str, config: Config, run: Path) -> RecallChannel:
             from aigq.recall.ranker import Ranker
 
             return Ranker.of(config, run)
+        case "ctr":
+            from aigq.recall.ctr import Ctr
+
+            return Ctr(run)
         case "ebr":
             from aigq.models.text_encoder import TextEncoder
             from aigq.recall.ebr import Ebr

@@ -11,7 +11,7 @@ from aigq.errors import EmptyLogError, StageError
 from aigq.models.text_encoder import TextEncoder
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
-from aigq.recall.histories import DAY, batches, codes_in
+from aigq.recall.histories import batches, codes_in, recent_behaviours
 
 if TYPE_CHECKING:
     from aigq.models.two_tower import HistoryArrays
@@ -139,23 +139,7 @@ class Ebr:
 
     def _histories(self, moments: Sequence[Moment]) -> "HistoryArrays":
         """The most recent behaviours of each moment (N, L), newest first."""
-        from aigq.models.two_tower import ACTIONS, AGE_EDGES, HistoryArrays
+        from aigq.models.two_tower import HistoryArrays
 
         length = self._config.max_behaviours
-        shape = (len(moments), length)
-        text, age, action = np.full(shape, -1, np.int32), np.zeros(shape, np.int8), np.zeros(shape, np.int8)
-        actions = np.array(ACTIONS)
-        for start, batch in batches(moments):
-            recent = [m.history.slice(max(0, m.history.num_rows - length)) for m in batch]
-            lengths = np.array([table.num_rows for table in recent])
-            if not lengths.sum():
-                continue
-            rows = pa.concat_tables([table.select(["text", "ts", "action"]) for table in recent])
-            moment = np.repeat(np.arange(len(batch)), lengths)
-            place = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(moment))
-            cuts = np.array([m.cut for m in batch], dtype="datetime64[us]")[moment]
-            days = (cuts - rows["ts"].to_numpy().astype("datetime64[us]")) / DAY
-            text[start + moment, place] = codes_in(rows["text"], self._texts)
-            age[start + moment, place] = np.searchsorted(AGE_EDGES, days)
-            action[start + moment, place] = codes_in(rows["action"], actions) + 1
-        return HistoryArrays(text, age, action)
+        return HistoryArrays(*recent_behaviours(moments, length, lambda texts: codes_in(texts, self._texts)))

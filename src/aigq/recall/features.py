@@ -44,6 +44,9 @@ FEATURES: Final = (
     "weekday",
 )
 
+CHANNELS: Final = ("from_own", "from_popular", "from_similar")
+"""Who proposes a pair; for models that score any query, whoever proposed it."""
+
 
 @dataclass(frozen=True)
 class Pairs:
@@ -52,6 +55,22 @@ class Pairs:
     moment: np.ndarray
     query: np.ndarray
     values: np.ndarray
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known about M moments, whichever queries are then asked about.
+
+    `similar` (M, Q) is each query's similarity to the history; `top` has the shop's top queries of each day,
+    `near` those most similar to each history.
+    """
+
+    days: np.ndarray
+    rows: Rows
+    own: "_Own"
+    similar: np.ndarray
+    top: dict[int, np.ndarray]
+    near: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -91,46 +110,68 @@ class FeatureMaker:
 
     def pairs(self, moments: Sequence[Moment]) -> Pairs:
         """All candidates of the moments with their features."""
+        known = self.known(moments)
+        moment, query = self.candidates(known)
+        return Pairs(moment, query, self.values(known, moment, query))
+
+    def known(self, moments: Sequence[Moment]) -> Known:
+        """What `values` and `channels` need of the moments."""
         rows, size = rows_of(moments, self.vocabulary), len(self.vocabulary)
-        known = rows.query >= 0
-        rows = Rows(*(column[known] for column in (rows.moment, rows.query, rows.age, rows.action)))
+        issued = rows.query >= 0
+        rows = Rows(*(column[issued] for column in (rows.moment, rows.query, rows.age, rows.action)))
         own = _group(rows.moment * size + rows.query, rows.age, OWN_HALF_LIVES)
         history = sparse.csr_matrix(
             (0.5 ** (rows.age / OWN_HALF_LIVES[-1]), (rows.moment, rows.query)), shape=(len(moments), size)
         )
         similar = (history @ self._similar).toarray()
         days = np.array([m.day for m in moments], dtype=np.int64)
-        key = self._candidates(own.key, similar, days)
-        moment, query = key // size, key % size
+        top = {int(day): self._top(int(day)) for day in np.unique(days)}
+        return Known(days, rows, own, similar, top, best_columns(similar, self._n_similar))
+
+    def values(self, known: Known, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """(P, len(FEATURES)): `moment` (P,) are positions in `known`, `query` (P,) in the vocabulary."""
+        key = moment * len(self.vocabulary) + query
         values = np.hstack(
             [
-                self._own(own, key, rows, moment),
-                self._in_category(rows, moment, query),
-                self._in_shop(days, moment, query),
-                self._like(rows, similar, moment, query),
-                _about(rows, days)[moment],
+                self._own(known.own, key, known.rows, moment),
+                self._in_category(known.rows, moment, query),
+                self._in_shop(known.days, moment, query),
+                self._like(known.rows, known.similar, moment, query),
+                _about(known.rows, known.days)[moment],
             ]
         )
-        return Pairs(moment, query, values.astype(np.float32))
+        return values.astype(np.float32)
 
-    def _candidates(self, own: np.ndarray, similar: np.ndarray, days: np.ndarray) -> np.ndarray:
-        """Keys of the shopper's own queries, of what is popular and of what is similar, servable ones."""
+    def channels(self, known: Known, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """(P, len(CHANNELS)) of 0 and 1: which channels propose each pair."""
         size = len(self.vocabulary)
-        masks, row = self._servable.mask(days.tolist())
-        top = {}
-        for day in np.unique(days):
-            issues = [counts.before(int(day))[0] for counts in self._shop]
-            shares = np.max([n / max(n.sum(), 1e-300) for n in issues], axis=0)
-            top[day] = np.argsort(-shares, kind="stable")[: self._popular]
-        near = best_columns(similar, self._n_similar)
+        key = moment * size + query
+        top = [known.top[int(day)] + i * size for i, day in enumerate(known.days)]
+        near = [columns + i * size for i, columns in enumerate(known.near)]
+        proposed = (known.own.key, *(np.concatenate(part or [key[:0]]) for part in (top, near)))
+        return np.stack([np.isin(key, part) for part in proposed], axis=1).astype(np.float32)
+
+    def servable(self, known: Known, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
+        """(P,): whether k users had issued the query of a pair on earlier days."""
+        masks, row = self._servable.mask(known.days.tolist())
+        allowed: np.ndarray = masks[row[moment], query]
+        return allowed
+
+    def _top(self, day: int) -> np.ndarray:
+        issues = [counts.before(day)[0] for counts in self._shop]
+        shares = np.max([n / max(n.sum(), 1e-300) for n in issues], axis=0)
+        return np.argsort(-shares, kind="stable")[: self._popular]
+
+    def candidates(self, known: Known) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs (moment, query) of own, popular and similar queries that may be shown, in that order."""
+        size = len(self.vocabulary)
         proposed = [
-            np.r_[top[day], columns] + i * size
-            for i, (day, columns) in enumerate(zip(days, near, strict=True))
+            np.r_[known.top[int(day)], columns] + i * size
+            for i, (day, columns) in enumerate(zip(known.days, known.near, strict=True))
         ]
-        key = np.unique(np.concatenate([own, *proposed]))
-        allowed = masks[row[key // size], key % size]
-        kept: np.ndarray = key[allowed]
-        return kept
+        key = np.unique(np.concatenate([known.own.key, *proposed]))
+        allowed = self.servable(known, key // size, key % size)
+        return key[allowed] // size, key[allowed] % size
 
     def _own(self, own: _Own, key: np.ndarray, rows: Rows, moment: np.ndarray) -> np.ndarray:
         """(P, 9): the shopper's own issues of each query."""

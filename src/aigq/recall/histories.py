@@ -1,6 +1,6 @@
 """Many histories at once: (moment, query) entries with decayed weights; top-n lists under the k-user rule."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +12,9 @@ from aigq.prepared import CausalCounts, Moment
 MOMENTS_AT_ONCE = 4096
 CELLS_AT_ONCE = 1 << 24
 DAY = np.timedelta64(1, "D")
+AGE_EDGES = (0.02, 0.5, 1.5, 3.5, 7.5, 14.5, 30.5, 60.5, 120.5, 240.5)
+"""Days between the buckets of a behaviour's age."""
+ACTIONS = ("search", "click", "cart", "purchase")
 
 
 @dataclass(frozen=True)
@@ -135,3 +138,45 @@ def best_columns(scores: np.ndarray, n: int) -> list[np.ndarray]:
             candidates = np.flatnonzero(row > 0)
         lists.append(candidates[np.lexsort((candidates, -row[candidates]))[:n]])
     return lists
+
+
+def latest(samples: pa.Table, rows: pa.Table, end_day: int, n: int) -> pa.Table:
+    """The n latest training samples, none of the first third of the days of `rows`, which end at `end_day`.
+
+    What is learned about pairs needs some history of the shop before the first pair.
+    """
+    first = pc.min(rows["day"]).as_py() or 0
+    late = samples.filter(pc.greater_equal(samples["day"], first + (end_day - first) // 3))
+    return late.slice(max(0, late.num_rows - n))
+
+
+def recent_behaviours(
+    moments: Sequence[Moment], length: int, code: Callable[[pa.ChunkedArray], np.ndarray]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The most recent behaviours of each moment, newest first: three arrays (N, length).
+
+    Text (int32, -1 beyond the end), age (int8 buckets of AGE_EDGES), and action (int8, from 1; 0 beyond
+    the end).
+
+    Args:
+        moments: N moments.
+        length: behaviours kept.
+        code: texts (R,) -> positions (R,) in the caller's table of texts, -1 where unknown.
+    """
+    shape = (len(moments), length)
+    text, age, action = np.full(shape, -1, np.int32), np.zeros(shape, np.int8), np.zeros(shape, np.int8)
+    actions = np.array(ACTIONS)
+    for start, batch in batches(moments):
+        recent = [m.history.slice(max(0, m.history.num_rows - length)) for m in batch]
+        lengths = np.array([table.num_rows for table in recent])
+        if not lengths.sum():
+            continue
+        rows = pa.concat_tables([table.select(["text", "ts", "action"]) for table in recent])
+        moment = np.repeat(np.arange(len(batch)), lengths)
+        place = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(moment))
+        cuts = np.array([m.cut for m in batch], dtype="datetime64[us]")[moment]
+        days = (cuts - rows["ts"].to_numpy().astype("datetime64[us]")) / DAY
+        text[start + moment, place] = code(rows["text"])
+        age[start + moment, place] = np.searchsorted(AGE_EDGES, days)
+        action[start + moment, place] = codes_in(rows["action"], actions) + 1
+    return text, age, action

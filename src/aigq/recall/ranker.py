@@ -21,7 +21,7 @@ from aigq.errors import StageError
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint
 from aigq.recall.features import FEATURES, FeatureMaker, Pairs
-from aigq.recall.histories import batches
+from aigq.recall.histories import batches, latest
 from aigq.tables import BEHAVIOURS
 
 _MOMENTS_AT_ONCE = 512
@@ -62,7 +62,11 @@ class Ranker:
         import lightgbm
 
         rows = prepared.training_rows()
-        samples = self._latest(prepared, rows)
+        samples = prepared.split("train")
+        samples = samples.filter(pc.greater(samples["n_before"], 0))
+        samples = latest(samples, rows, prepared.validation_day, self._config.max_samples)
+        if not samples.num_rows:
+            raise StageError("ranker: no training sample has a history")
         kept = self._folder / f"{self._fingerprint(rows, samples)}.txt" if self._folder else None
         if kept is not None and kept.exists():
             self._model = lightgbm.Booster(model_file=kept)
@@ -117,19 +121,6 @@ class Ranker:
     def _hint(self, pairs: Pairs, scores: np.ndarray, i: int) -> Hint:
         reason = "one of your usual searches" if pairs.values[i, _OWN] > 0 else "fits what you look for"
         return Hint(str(self._opened().vocabulary[pairs.query[i]]), float(scores[i]), reason)
-
-    def _latest(self, prepared: Prepared, rows: pa.Table) -> pa.Table:
-        """The latest training samples with a history, none of the first third of the training days."""
-        first = pc.min(rows["day"]).as_py() or 0
-        start = first + (prepared.validation_day - first) // 3
-        samples = prepared.split("train")
-        samples = samples.filter(
-            pc.and_(pc.greater(samples["n_before"], 0), pc.greater_equal(samples["day"], start))
-        )
-        samples = samples.slice(max(0, samples.num_rows - self._config.max_samples))
-        if not samples.num_rows:
-            raise StageError("ranker: no training sample has a history")
-        return samples
 
     def _fingerprint(self, rows: pa.Table, samples: pa.Table) -> str:
         """Hash of all that the model is made from."""

@@ -26,6 +26,7 @@ class Progress:
     best: float = -1.0
     seconds: float = 0.0
     tokens: int = 0
+    stale: int = 0  # validations since the best one
     start_categories: float = 0.0  # categories per list at the first step of a reinforcement training
 
 
@@ -44,7 +45,7 @@ def validate_and_keep(
         _replace_best(model, folder)
 
 
-def save(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
+def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """All that the next step depends on, written whole or not at all."""
     state: dict[str, Any] = {
         "model": model.state_dict(),
@@ -69,9 +70,11 @@ def _replace_best(model: PreTrainedModel, folder: Path) -> None:
     part.rmdir()
 
 
-def restore(folder: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Progress:
+def restore(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Put model, optimizer and random numbers where `save` found them."""
-    state = torch.load(folder / "checkpoint.pt", map_location=model.device, weights_only=True)
+    state = torch.load(
+        folder / "checkpoint.pt", map_location=next(model.parameters()).device, weights_only=True
+    )
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     torch.set_rng_state(state["random"].cpu())

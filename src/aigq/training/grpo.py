@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+from transformers import PreTrainedModel
 
 from aigq.config import Config, GrpoConfig
 from aigq.errors import EmptyLogError
@@ -125,7 +126,7 @@ def _usual_lengths(queries: Sequence[str]) -> tuple[int, int]:
 
 
 def reporter(system: str, advance: Any) -> Report:
-    """A line for each validation and each tenth step: reward, its CTR and ROUGE parts, entropy, categories."""
+    """A line for each validation and each tenth step: rewards, entropy, diversity."""
 
     def report(entry: dict[str, Any]) -> None:
         if "reward" in entry:
@@ -143,7 +144,7 @@ def reporter(system: str, advance: Any) -> Report:
 
 
 def fit_trl(
-    model: generator.PreTrainedModel,
+    model: PreTrainedModel,
     vocabulary: Vocabulary,
     prompts: il_grpo.Task,
     grpo: GrpoConfig,
@@ -159,7 +160,8 @@ def fit_trl(
 
     trainer = IlGrpoTrainer(model, vocabulary, prompts, grpo, folder, seed)
     trainer.train(resume_from_checkpoint=resume and any(folder.glob("checkpoint-*")))
-    figures = validate(trainer.model)
+    trained: Any = trainer.accelerator.unwrap_model(trainer.model)
+    figures = validate(trained)
     report({"step": trainer.state.global_step, **{f"valid_{k}": v for k, v in figures.items()}})
-    generator.save(trainer.accelerator.unwrap_model(trainer.model), folder / "best")
+    generator.save(trained, folder / "best")
     return Progress(trainer.state.global_step, grpo.steps, figures["query_hr"])

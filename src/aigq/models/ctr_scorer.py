@@ -1,0 +1,176 @@
+"""Calibrated click probabilities from the exported model, without torch: for serving, RL and the table.
+
+p_hat(q | u) = sigmoid(a z + b)        z the mean of the heads' logits; a, b fitted on validation days
+"""
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from aigq.errors import StageError
+from aigq.history.prompt import profiles_of
+from aigq.models.ctr_inputs import ClickInputs, TextTable, pad, plain_columns
+from aigq.prepared import Moment, Prepared
+from aigq.recall.features import FeatureMaker, Known
+
+MODEL_FILE: Final = "model.onnx"
+SETTINGS_FILE: Final = "model.json"
+_MOMENTS_AT_ONCE: Final = 64
+_CELLS_AT_ONCE: Final = 16_384  # pairs in one run of the network, with those that pad it
+
+
+class Calibration(NamedTuple):
+    """sigmoid(slope * logit + intercept): temperature and base rate, fitted on validation days."""
+
+    slope: float
+    intercept: float
+
+    @classmethod
+    def fitted(cls, logit: np.ndarray, clicked: np.ndarray) -> "Calibration":
+        """By maximum likelihood (Platt scaling); the order of the logits is kept.
+
+        Args:
+            logit: (P,).
+            clicked: (P,) 0 or 1, both must occur.
+        """
+        from sklearn.linear_model import LogisticRegression
+
+        model = LogisticRegression(C=1e6).fit(np.asarray(logit, np.float64).reshape(-1, 1), clicked)
+        return cls(max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0]))
+
+    def __call__(self, logit: np.ndarray) -> np.ndarray:
+        """Probabilities of logits of any shape."""
+        z = np.clip(self.slope * logit.astype(np.float64) + self.intercept, -50, 50)
+        probability: np.ndarray = 1 / (1 + np.exp(-z))
+        return probability
+
+
+class ClickModel:
+    """Click probability of any query of the log for any moment. Make it with `load`.
+
+    A query that the log does not hold gets the tenth percentile of the probabilities of validation days.
+    """
+
+    def __init__(self, folder: Path, prepared: Prepared) -> None:
+        import onnxruntime
+
+        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
+        if settings["columns"] != plain_columns(settings["profile"]):
+            raise StageError(f"{folder} was trained with other features; run `aigq train ctr` again")
+        self._calibration = Calibration(**settings["calibration"])
+        self._unknown, self._z = float(settings["unknown"]), float(settings["bound_z"])
+        self._session = onnxruntime.InferenceSession(folder / MODEL_FILE, providers=["CPUExecutionProvider"])
+        maker = FeatureMaker(prepared, prepared.training_rows(), settings["k_users"])
+        profiles, length = profiles_of(prepared.users), settings["behaviours"]
+        self._inputs = ClickInputs(maker, TextTable.load(folder), profiles, settings["profile"], length)
+
+    @classmethod
+    def load(cls, folder: Path, prepared: Prepared) -> "ClickModel":
+        """Read a run folder or a model folder that `aigq train ctr` wrote.
+
+        Args:
+            folder: the run, or its `models/ctr`.
+            prepared: the log that says what is known about each query and moment.
+
+        Raises:
+            StageError: there is no such model, or it was trained with other features.
+        """
+        found = folder_of(folder)
+        if not (found / SETTINGS_FILE).exists():
+            raise StageError(f"{folder} holds no CTR model; run `aigq train ctr` first")
+        return cls(found, prepared)
+
+    def probabilities(self, moments: Sequence[Moment], queries: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """p_hat in [0, 1] of each query (n_i,) of each moment; moments and queries may repeat."""
+        return self._each(moments, queries, 0.0)
+
+    def lower_bounds(
+        self, moments: Sequence[Moment], queries: Sequence[Sequence[str]], z: float | None = None
+    ) -> list[np.ndarray]:
+        """The same, z deviations of the heads' logits lower; z defaults to `ctr.bound_z`."""
+        return self._each(moments, queries, self._z if z is None else z)
+
+    def candidates(self, moments: Sequence[Moment]) -> list[tuple[list[str], np.ndarray]]:
+        """What own history, popularity and similarity propose for each moment, with p_hat (n_i,)."""
+        found = []
+        for start in range(0, len(moments), _MOMENTS_AT_ONCE):
+            part = moments[start : start + _MOMENTS_AT_ONCE]
+            known = self._inputs.maker.known(part)
+            moment, query = self._inputs.maker.candidates(known)
+            probability = self._calibration(self._logits(part, known, moment, query).mean(axis=1))
+            bounds = np.searchsorted(moment, np.arange(len(part) + 1))
+            names = self._inputs.maker.vocabulary[query].tolist()
+            found += [(names[a:b], probability[a:b]) for a, b in itertools.pairwise(bounds.tolist())]
+        return found
+
+    def _each(
+        self, moments: Sequence[Moment], queries: Sequence[Sequence[str]], z: float
+    ) -> list[np.ndarray]:
+        """Every distinct (moment, query) pair is computed once."""
+        keys = [(m.user_id, m.cut, m.history.num_rows) for m in moments]
+        distinct = {key: m for key, m in zip(keys, moments, strict=True)}
+        place = {key: i for i, key in enumerate(distinct)}
+        sizes = [len(texts) for texts in queries]
+        owner = np.repeat(np.array([place[key] for key in keys], dtype=np.int64), sizes)
+        code = self._inputs.query_codes(list(itertools.chain.from_iterable(queries)))
+        result = np.full(len(code), self._unknown)
+        held = np.flatnonzero(code >= 0)
+        size = len(self._inputs.maker.vocabulary)
+        pairs, back = np.unique(owner[held] * size + code[held], return_inverse=True)
+        result[held] = self._scored(list(distinct.values()), pairs // size, pairs % size, z)[back]
+        return np.split(result, np.cumsum(sizes)[:-1]) if sizes else []
+
+    def _scored(
+        self, moments: Sequence[Moment], moment: np.ndarray, query: np.ndarray, z: float
+    ) -> np.ndarray:
+        """Probabilities (P,) of pairs sorted by moment."""
+        parts = [np.zeros(0)]
+        for start in range(0, len(moments), _MOMENTS_AT_ONCE):
+            part = moments[start : start + _MOMENTS_AT_ONCE]
+            a, b = np.searchsorted(moment, [start, start + len(part)])
+            logits = self._logits(part, self._inputs.maker.known(part), moment[a:b] - start, query[a:b])
+            parts.append(self._calibration(logits.mean(axis=1) - z * logits.std(axis=1)))
+        return np.concatenate(parts)
+
+    def _logits(
+        self, moments: Sequence[Moment], known: Known, moment: np.ndarray, query: np.ndarray
+    ) -> np.ndarray:
+        """(P, E) logits of pairs sorted by moment."""
+        if not len(moment):
+            return np.zeros((0, 1), np.float32)
+        plain = self._inputs.plain(known, moments, moment, query)
+        text, recent, vectors = (
+            self._inputs.text_rows(query),
+            self._inputs.recent(moments),
+            self._inputs.texts,
+        )
+        starts = np.searchsorted(moment, np.arange(len(moments) + 1))
+        widest = int(np.diff(starts).max())
+        step, parts = max(1, _CELLS_AT_ONCE // widest), []
+        for first in range(0, len(moments), step):
+            bounds = starts[first : first + step + 1]
+            a, b = int(bounds[0]), int(bounds[-1])
+            if a == b:
+                continue
+            some = recent.take(np.arange(first, first + len(bounds) - 1))
+            feed = {
+                "behaviour": vectors.vectors[some.text],
+                "age": some.age.astype(np.int64),
+                "action": some.action.astype(np.int64),
+                "query": vectors.vectors[pad(text[a:b], bounds - a, fill=-1)],
+                "plain": pad(plain[a:b], bounds - a),
+            }
+            logits = self._session.run(["logits"], feed)[0]  # (M, C, E)
+            there = np.arange(logits.shape[1]) < np.diff(bounds)[:, None]
+            parts.append(logits[there])
+        return np.concatenate(parts)
+
+
+def folder_of(folder: Path) -> Path:
+    """The model folder of a run folder, or the folder itself."""
+    inner = folder / "models" / "ctr"
+    return inner if inner.is_dir() else folder
