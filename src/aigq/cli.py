@@ -30,7 +30,7 @@ from aigq.stages import (
     run_table,
     trained_rows,
 )
-from aigq.systems import GENERATORS, SFT
+from aigq.systems import GENERATORS, SFT, stage_of
 
 if TYPE_CHECKING:
     from aigq.prepared import Moment, Prepared
@@ -125,11 +125,13 @@ def prepare(*, common: Common = _COMMON, force: Force = False) -> int:
 def train_sft(
     *,
     common: Common = _COMMON,
-    system: Annotated[str, Parameter(help="direct_il_sft, or direct_sft: the plain row.")] = "direct_il_sft",
+    system: Annotated[
+        str, Parameter(help="direct_il_sft or think_il_sft; direct_sft or think_sft: the plain rows.")
+    ] = "direct_il_sft",
     resume: Resume = False,
     force: Force = False,
 ) -> int:
-    """Train the Direct generator on lists of queries (IL-SFT)."""
+    """Train a generator on lists of queries (IL-SFT): Direct writes them at once, Think by interest."""
     if system not in SFT:
         raise UsageError(f"unknown system {system}; known: {', '.join(SFT)}")
     run = common.open()
@@ -144,7 +146,7 @@ def evaluate(*, common: Common = _COMMON) -> int:
     run = common.open()
     need(run, "prepare", "aigq prepare")
     for system in trained_rows(run.config):
-        need(run, f"sft:{system}", f"aigq train sft --system {system}")
+        need(run, stage_of(system), f"aigq train sft --system {system}")
     _print_table(run, run_table(run), as_json=common.json)
     return DONE
 
@@ -178,7 +180,7 @@ def generate_u2q(
     run = common.open()
     need(run, "prepare", "aigq prepare")
     if system in GENERATORS:
-        need(run, f"sft:{system}", f"aigq train sft --system {system}")
+        need(run, stage_of(system), f"aigq train sft --system {system}")
     _print_hints(_hints(run, ids, system, n), as_json=common.json)
     return DONE
 

@@ -30,14 +30,16 @@ _SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "prompt", "generator", "s
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,
     "sft": _SFT,
-    "table": (*_SFT, "channels", "decoding", "evaluation", "name"),
+    "think": (*_SFT, "channels.llms", "think"),
+    "table": (*_SFT, "think", "channels", "decoding", "evaluation", "name"),
 }
 """What each stage was made with. A key outside these sections may change without redoing the stage."""
 
 UPSTREAM: Final[dict[str, tuple[str, ...]]] = {
     "prepare": (),
     "sft": ("prepare",),
-    "table": ("prepare", "sft"),
+    "think": ("prepare", "sft"),
+    "table": ("prepare", "sft", "think"),
 }
 _INERT: Final = frozenset({"history.memory_limit", "data.path"})  # change nothing in the result
 _PACKAGES: Final = (

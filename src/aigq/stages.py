@@ -10,7 +10,7 @@ from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.progress import note
 from aigq.runs import Run
-from aigq.systems import GENERATORS, base
+from aigq.systems import GENERATORS, THINK, base, stage_of
 
 if TYPE_CHECKING:
     from aigq.recall.channel import RecallChannel
@@ -45,10 +45,10 @@ def run_prepare(run: Run, *, force: bool) -> dict[str, Any]:
 
 
 def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, Any]:
-    """One generator, once."""
+    """One generator, once. Raises StageError where the one that it starts from is not trained."""
     from aigq.training.sft import train_sft as work
 
-    stage = f"sft:{system}"
+    stage = stage_of(system)
     if resume:
         run.check_resume(stage)
     return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
@@ -79,7 +79,7 @@ def _fingerprint(run: Run, row: str) -> str:
     parts: list[Any] = [row, config["seed"], config["samples"]["k_users"]]
     system = base(row)
     if system in GENERATORS:
-        parts += [run.begun(f"sft:{system}"), config["decoding"]]
+        parts += [run.begun(stage_of(system)), config["decoding"]]
     elif system.startswith("zero_shot:"):
         parts.append(config["channels"]["llms"].get(system.partition(":")[2]))
     else:
@@ -107,7 +107,7 @@ def run_missing(run: Run) -> None:
     import_if_absent(run.config)
     run_prepare(run, force=False)
     for system in trained_rows(run.config):
-        run_sft(run, system, resume=run.started(f"sft:{system}"), force=False)
+        run_sft(run, system, resume=run.started(stage_of(system)), force=False)
 
 
 def need(run: Run, stage: str, command: str) -> None:
@@ -120,9 +120,11 @@ def need(run: Run, stage: str, command: str) -> None:
 
 
 def trained_rows(config: Config) -> list[str]:
-    """The generators to train for the rows of the config."""
-    systems = dict.fromkeys(base(row) for row in config.evaluation.rows)
-    return [system for system in systems if system in GENERATORS]
+    """The generators to train for the rows of the config, each after the one that it starts from."""
+    wanted = {base(row) for row in config.evaluation.rows}
+    if "think_il_sft" in wanted and config.think.from_direct:
+        wanted.add("direct_il_sft")
+    return [system for system in GENERATORS if system in wanted]
 
 
 def channel_of(run: Run, row: str) -> "RecallChannel":
@@ -130,9 +132,11 @@ def channel_of(run: Run, row: str) -> "RecallChannel":
     name = base(row)
     if name in GENERATORS:
         from aigq.models.direct import DirectGenerator
+        from aigq.models.think import ThinkGenerator
         from aigq.training.sft import variant
 
-        return DirectGenerator(variant(run.config, name), run.folder, name, only_new=name != row)
+        kind = ThinkGenerator if name in THINK else DirectGenerator
+        return kind(variant(run.config, name), run.folder, name, only_new=name != row)
     from aigq.recall import build_channel
     from aigq.recall.only_new import OnlyNew
 

@@ -7,41 +7,63 @@ RUN/models/SYSTEM/training/imitation/  checkpoints and log of the imitation, whe
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
-from aigq.config import Config, SftConfig
+from aigq.config import Config, SftConfig, ThinkConfig
 from aigq.errors import ConfigError
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists
+from aigq.models.think_decoding import Marks, generate_thoughts
 from aigq.models.vocabulary import Vocabulary
 from aigq.progress import note, task
-from aigq.systems import SFT
+from aigq.samples.interests import by_rank
+from aigq.systems import SFT, THINK
 from aigq.training import loop
 from aigq.training.encoding import EncodedLists
 from aigq.training.materials import fingerprint_of, make_materials
 
 
 def variant(config: Config, system: str) -> Config:
-    """The config of one row. `direct_sft` is the paper's SFT row: log order, verbose prompt, same steps."""
-    if system == "direct_il_sft":
-        return config
-    if system == "direct_sft":
-        prompt = config.prompt.model_copy(update={"style": "verbose"})
-        limits = [
-            config.sft.max_steps,
-            *([config.sft.imitation_max_steps] if config.sft.imitation_epochs else []),
-        ]
-        steps = None if None in limits else sum(filter(None, limits))
-        changes = {"labels": "log_order", "imitation_epochs": 0.0, "max_steps": steps}
-        changes["epochs"] = config.sft.epochs + config.sft.imitation_epochs
-        changes["learning_rate"] = config.sft.imitation_learning_rate  # nothing is learned before
-        sft = config.sft.model_copy(update=changes)
-        return config.model_copy(update={"prompt": prompt, "sft": sft})
-    raise ConfigError(f"unknown system {system}; known: {', '.join(SFT)}")
+    """The config of one row. The `_sft` rows are the paper's: log order, verbose prompt, same steps.
+
+    Raises:
+        ConfigError: no generator has that name.
+    """
+    if system not in SFT:
+        raise ConfigError(f"unknown system {system}; known: {', '.join(SFT)}")
+    if system in THINK:
+        think, sft = config.think, config.sft
+        changes: dict[str, Any] = {
+            "imitation_max_steps": think.imitation_max_steps or sft.imitation_max_steps,
+            "max_steps": think.max_steps or sft.max_steps,
+            "learning_rate": think.learning_rate,
+        }
+        config = config.model_copy(update={"sft": sft.model_copy(update=changes)})
+    return _plain(config) if system in ("direct_sft", "think_sft") else config
+
+
+def _plain(config: Config) -> Config:
+    """Without re-ranking, prompt compression and reasoning, in as many steps."""
+    limits = [
+        config.sft.max_steps,
+        *([config.sft.imitation_max_steps] if config.sft.imitation_epochs else []),
+    ]
+    steps = None if None in limits else sum(filter(None, limits))
+    changes = {"labels": "log_order", "imitation_epochs": 0.0, "max_steps": steps}
+    changes["epochs"] = config.sft.epochs + config.sft.imitation_epochs
+    changes["learning_rate"] = config.sft.imitation_learning_rate  # nothing is learned before
+    return config.model_copy(
+        update={
+            "prompt": config.prompt.model_copy(update={"style": "verbose"}),
+            "sft": config.sft.model_copy(update=changes),
+            "think": config.think.model_copy(update={"from_direct": False, "without_rationale": 1.0}),
+        }
+    )
 
 
 def train_sft(
@@ -54,13 +76,14 @@ def train_sft(
     config = variant(config, system)
     folder = run / "models" / system / "training"
     folder.mkdir(parents=True, exist_ok=True)
-    key = fingerprint_of(config, run)
+    think = system in THINK
+    key = fingerprint_of(config, run, think=think)
     marker = folder / "encoded.json"
     if not marker.exists() or json.loads(marker.read_text())["key"] != key:
         shutil.rmtree(folder)
         folder.mkdir()
         part = folder / "encoded.part"
-        part.write_text(json.dumps({"key": key, **make_materials(config, run, folder)}))
+        part.write_text(json.dumps({"key": key, **make_materials(config, run, folder, think=think)}))
         part.replace(marker)  # there only when everything that it vouches for is
     summary = fit_folder(
         folder, config.sft, config.seed, resume=resume, batch_size=config.decoding.batch_size
@@ -79,13 +102,14 @@ def fit_folder(
     So the materials can be made on one machine and the training done on another.
     """
     vocabulary = Vocabulary.load(folder / "init")
-    validate = _validator(folder, vocabulary, batch_size)
+    validate = _validator(folder, vocabulary, batch_size, reasoning=True)
     if not resume:  # an earlier training's checkpoint must not be resumed after this one's imitation
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     start, summary = folder / "init", {}
     if config.imitation_epochs:
         own, first = folder / "imitation", _imitation(config)
-        summary["imitation"] = _phase(folder / "imitation.npz", start, own, first, seed, validate, resume)
+        plain = _validator(folder, vocabulary, batch_size, reasoning=False)  # the ranker gives no reasons
+        summary["imitation"] = _phase(folder / "imitation.npz", start, own, first, seed, plain, resume)
         start = own / "best"
     summary |= _phase(folder / "train.npz", start, folder, config, seed, validate, resume)
     vocabulary.tokenizer.save_pretrained(folder / "best")
@@ -142,10 +166,43 @@ def _phase(
     }
 
 
-def _validator(folder: Path, vocabulary: Vocabulary, batch_size: int) -> loop.Validate:
+Draw = Callable[[PreTrainedModel, list[list[int]], list[QueryTree], np.ndarray], list[list[str]]]
+"""Lists of one batch: draw(model, prompts, trees, which samples they are)."""
+
+
+def _lister(truth: dict[str, Any], vocabulary: Vocabulary) -> Draw:
+    def draw(
+        model: PreTrainedModel, prompts: list[list[int]], trees: list[QueryTree], rows: np.ndarray
+    ) -> list[list[str]]:
+        return generate_lists(model, vocabulary, prompts, trees, truth["length"])
+
+    return draw
+
+
+def _thinker(truth: dict[str, Any], vocabulary: Vocabulary, reasoning: bool) -> Draw:
+    """Lists merged over interest points."""
+    limits = ThinkConfig.model_validate(truth["think"])
+    reasoning = reasoning and limits.without_rationale < 1
+    marks = Marks.of(vocabulary)
+
+    def draw(
+        model: PreTrainedModel, prompts: list[list[int]], trees: list[QueryTree], rows: np.ndarray
+    ) -> list[list[str]]:
+        behaviours = [truth["behaviours"][i] for i in rows]
+        written = generate_thoughts(
+            model, marks, prompts, behaviours, trees, truth["length"], limits, reasoning=reasoning
+        )
+        return [by_rank(thought.points) for thought in written]
+
+    return draw
+
+
+def _validator(folder: Path, vocabulary: Vocabulary, batch_size: int, *, reasoning: bool) -> loop.Validate:
+    """Query HR on the validation moments; with `reasoning`, Think reasons first where that is trained."""
     data = EncodedLists.load(folder / "valid.npz")
     truth = json.loads((folder / "valid.json").read_text(encoding="utf-8"))
     trees = {day: QueryTree(queries, vocabulary) for day, queries in truth["servable"].items()}
+    draw = _thinker(truth, vocabulary, reasoning) if "think" in truth else _lister(truth, vocabulary)
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
         hits, novel = [], []
@@ -154,7 +211,7 @@ def _validator(folder: Path, vocabulary: Vocabulary, batch_size: int) -> loop.Va
             rows = order[start : start + batch_size]
             prompts = [data.prompt(i).tolist() for i in rows]
             where = [trees[str(truth["days"][i])] for i in rows]
-            lists = generate_lists(model, vocabulary, prompts, where, truth["length"])
+            lists = draw(model, prompts, where, rows)
             for i, queries in zip(rows, lists, strict=True):
                 found = [q in set(queries) for q in truth["targets"][i]]
                 hits.append(np.mean(found))
