@@ -151,7 +151,10 @@ class SftConfig(Section):
         description="passes over the ranker's own lists before the labels: teaches to copy from the prompt",
     )
     imitation_extra: int = Field(
-        0, ge=0, description="more moments to imitate at, without a target, where few samples have a history"
+        0,
+        ge=0,
+        description="more moments to imitate at, without a target, where few samples have a history; "
+        "Think gives reasons for these lists, too",
     )
     imitation_renamed: float = Field(
         0.5, ge=0, le=1, description="share of the imitated lists whose queries swap names: pure copying"

@@ -101,6 +101,8 @@ def test_any_path_through_the_choices_reads_without_a_fault_but_unfinished_reaso
     assert reasoned <= LIMITS.rationale_tokens
     assert len(reading.thought.points) <= LIMITS.max_points
     assert all(len(point.triggers) <= LIMITS.max_triggers for point in reading.thought.points)
+    named = [i for point in reading.thought.points for i in point.triggers]
+    assert len(set(named)) == len(named)
 
 
 def test_barred_queries_are_in_no_point(think):

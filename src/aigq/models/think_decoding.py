@@ -1,8 +1,9 @@
 """Drawing thoughts from the model: every row stays inside the grammar of `think_grammar`.
 
-Reasoning is free text, bounded in tokens. A point names only behaviours that its prompt holds, each once, and
-discovery is one point. Queries are written in the prefix tree, no query twice in the whole output, so text
-that fewer than k users issued cannot be a hint (METHOD section 4; privacy).
+Reasoning is free text, bounded in tokens. A point names only behaviours that its prompt holds and that no
+earlier point named, as interests that share a behaviour are one (`samples.interests`); discovery is one point.
+Queries are written in the prefix tree, no query twice in the whole output, so text that fewer than k users
+issued cannot be a hint (METHOD section 4; privacy).
 """
 
 import itertools
@@ -41,7 +42,8 @@ class ThinkRow:
         self._where = "start"
         self._reasoned, self._tail = 0, SEPARATOR  # tokens of the reasoning, and its last two characters
         self._points, self._discovered = 0, False
-        self._named: list[int] = []  # index tokens of the open point
+        self._free = list(self._indices)  # index tokens that no point has named
+        self._triggers = 0  # of the open point
         self._asked = 0  # finished queries before the open point
 
     def advance(self, token: int) -> None:
@@ -49,15 +51,16 @@ class ThinkRow:
         if token == self._marks.think:
             self._where = "reasoning"
         elif token == self._marks.interest:
-            self._where, self._named, self._asked = "triggers", [], len(self.queries.found)
+            self._where, self._triggers, self._asked = "triggers", 0, len(self.queries.found)
             self._points += 1
         elif self._where == "reasoning":
             self._reasoned += 1
             self._tail = (self._tail + self._marks.text_of(token))[-2:]
         elif token == self._marks.discovery:
             self._where, self._discovered = "queries", True
-        elif self._where == "triggers" and token in self._indices:
-            self._named.append(token)
+        elif self._where == "triggers" and token in self._free:
+            self._free.remove(token)
+            self._triggers += 1
         else:
             self._where = "queries"
             self.queries.advance(token)
@@ -77,17 +80,16 @@ class ThinkRow:
             return Choices(None if full else marks.text, marks=[marks.interest] if whole or full else [])
         walk = self.queries.choices()
         if self._where == "triggers":
-            more = len(self._named) < self._limits.max_triggers
-            free = [token for token in self._indices if token not in self._named] if more else []
-            if not self._named:
-                return Choices(None, marks=free if self._discovered else [*free, marks.discovery])
-            return Choices(walk.node, walk.spent, free)
+            if not self._triggers:
+                return Choices(None, marks=[*self._free, *([] if self._discovered else [marks.discovery])])
+            more = self._triggers < self._limits.max_triggers
+            return Choices(walk.node, walk.spent, list(self._free) if more else [])
         between = walk.node is self.queries.tree.root and len(self.queries.found) > self._asked
         return Choices(walk.node, walk.spent, [marks.interest] if between and self._may_open() else [])
 
     def _may_open(self) -> bool:
         """Whether another point may begin: there is room for it, and something for it to name."""
-        return self._points < self._limits.max_points and (bool(self._indices) or not self._discovered)
+        return self._points < self._limits.max_points and (bool(self._free) or not self._discovered)
 
 
 @dataclass(frozen=True)

@@ -187,9 +187,11 @@ def _write_train(maker: _Maker, train: pa.Table) -> None:
         ranked_labels(t, r, maker.allowed, length, sft.tail, rng, searches=s, generated=g)
         for t, r, s, g in zip(targets, rankings, later, maker.generated(moments), strict=False)
     ]
-    maker.encode(read.first(len(moments)), labels, reasons=True).save(maker.folder / "train.npz")
+    own = [ranked_labels([], r, maker.allowed, length, length) for r in rankings]
+    if maker.thinker is not None:  # where few samples have a history there is little to give reasons for
+        labels += own[len(moments) :]
+    maker.encode(read.first(len(labels)), labels, reasons=True).save(maker.folder / "train.npz")
     if sft.imitation_epochs:
-        own = [ranked_labels([], r, maker.allowed, length, length) for r in rankings]
         lists = maker.encode(read, own)
         lists = rename(lists, maker.whole_queries(), sft.imitation_renamed, maker.config.seed)
         lists.save(maker.folder / "imitation.npz")
