@@ -1,6 +1,7 @@
 """Think from the command line, on the made-up log of test_cli: trained after Direct, a row of the table."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,19 @@ import yaml
 from aigq import config as configs
 from aigq.cli import DONE, FAILED, main
 from aigq.models.generator import load
+from aigq.models.think_grammar import read
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Prepared
 from aigq.runs import Run
 from aigq.stages import channel_of
 from aigq.training.encoding import EncodedLists
+from aigq.training.materials import make_materials
 from test_cli import GAMES, SMALL, write_log
+
+sys.path.append(str(Path(__file__).parent / "recall"))  # the endpoint, shared with the zero-shot row
+import test_zero_shot
+
+endpoint = test_zero_shot.endpoint
 
 ROWS = ["think_il_sft", "think_sft", "think_il_sft:new", "direct_il_sft"]
 
@@ -54,7 +62,8 @@ def test_think_starts_from_the_weights_of_directs_imitation(run):
     torch.testing.assert_close(start[: len(imitation)], imitation)
     assert len(start) == len(imitation) + 3
     summary = json.loads((run / "models/think_il_sft/training.json").read_text())
-    assert summary["imitation"]["steps"] > 0
+    assert summary["steps"] > 0
+    assert "imitation" not in summary  # Direct's stands for it
 
 
 def test_training_lists_reason_in_part_and_the_plain_row_never(run):
@@ -99,3 +108,37 @@ def test_think_alone_says_what_it_starts_from(run, tmp_path, capsys):
     capsys.readouterr()
     assert main(["train", "sft", "--system", "think_il_sft", *common]) == FAILED
     assert "run `aigq train sft` first, or set think.from_direct=false" in capsys.readouterr().err
+
+
+def test_a_language_model_teaches_and_adds_labels(run, tmp_path, endpoint, monkeypatch):
+    monkeypatch.setattr(test_zero_shot, "ANSWER", "1. zelda\n2. halo\n3. since they like Zelda so much")
+    raw = opened(run).config.model_dump(mode="json")
+    raw["channels"]["llms"] = {"tiny": {"base_url": endpoint.url, "model": "tiny"}}
+    raw["think"] |= {
+        "teacher": "tiny",
+        "generated_by": "tiny",
+        "without_rationale": 0.0,
+        "rationale_tokens": 200,
+    }
+    raw["sft"] |= {
+        "tail": 1,
+        "max_samples": 40,
+        "imitation_epochs": 0.0,
+        "imitation_extra": 0,
+        "order_noise": 0,
+    }
+    make_materials(configs.parse(raw), run, tmp_path, think=True)
+    vocabulary = Vocabulary.load(tmp_path / "init")
+    lists = EncodedLists.load(tmp_path / "train.npz")
+    read_back = []
+    for start, end, n in zip(lists.starts, lists.starts[1:], lists.prompt_lengths, strict=False):
+        read_back.append(read(lists.tokens[start + n : end].tolist(), vocabulary, 8))
+    assert all(reading.faults == () for reading in read_back)
+    reasons = {text for reading in read_back for text in reading.thought.rationales}
+    assert reasons == {"1. zelda 2. halo 3. since they like Zelda so much"}
+    queries = [q for reading in read_back for point in reading.thought.points for q in point.queries]
+    assert 0 < queries.count("zelda") + queries.count("halo") <= len(queries) - 20
+    asked = len(endpoint.requests)
+    assert asked > 0
+    make_materials(configs.parse(raw), run, tmp_path, think=True)
+    assert len(endpoint.requests) == asked  # all answers were kept

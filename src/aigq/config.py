@@ -188,7 +188,7 @@ class ThinkConfig(Section):
     """AIGQ-Think: interest points, reasoning, and how it is trained. Paper section 3.3; METHOD section 4."""
 
     from_direct: bool = Field(
-        True, description="think_il_sft starts from direct_il_sft's imitation of the ranker, trained before"
+        True, description="think_il_sft starts from direct_il_sft's imitation instead of one of its own"
     )
     links: int = Field(2, ge=1, description="a label query is linked to at most so many behaviours")
     neighbours: int = Field(
@@ -201,7 +201,8 @@ class ThinkConfig(Section):
         "template", description="who writes rationales: template (offline), or a name in channels.llms"
     )
     generated_by: str | None = Field(
-        None, description="a name in channels.llms that adds label queries after the ranker's; null: nobody"
+        None,
+        description="a name in channels.llms that adds labels where sft.tail leaves room; null: nobody",
     )
     without_rationale: float = Field(
         0.5,
@@ -212,9 +213,6 @@ class ThinkConfig(Section):
     rationale_tokens: int = Field(64, ge=8, description="longest reasoning, in training and in decoding")
     max_points: int = Field(8, ge=1, description="most interest points of one output")
     max_triggers: int = Field(8, ge=1, description="most behaviours that one point names")
-    imitation_max_steps: int | None = Field(
-        None, ge=1, description="steps of the imitation in Think's form; null: as in sft"
-    )
     max_steps: int | None = Field(None, ge=1, description="steps on the labels; null: as in sft")
     learning_rate: float = Field(5e-4, gt=0, description="on the labels: more is new than for Direct")
 

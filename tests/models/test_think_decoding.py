@@ -2,7 +2,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aigq.config import GeneratorConfig, PromptConfig, ThinkConfig
@@ -79,6 +79,7 @@ def test_thoughts_stay_in_the_grammar_and_in_the_tree(think, temperature, reason
     assert drawn[2].rationales == ()
 
 
+@settings(deadline=None)
 @given(st.integers(0, 4), st.booleans(), st.integers(1, 9), st.randoms(use_true_random=False))
 def test_any_path_through_the_choices_reads_without_a_fault_but_unfinished_reasoning(
     think, behaviours, reasoning, length, random

@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 pytest.importorskip("torch")
@@ -43,6 +43,7 @@ def encode(texts):
     return [i for text in texts for i in VOCABULARY.encode(text)]
 
 
+@settings(deadline=None)
 @given(thoughts())
 def test_what_is_written_is_read_back_without_a_fault(thought):
     reading = read(encode(pieces(thought)), VOCABULARY, B)
@@ -50,6 +51,7 @@ def test_what_is_written_is_read_back_without_a_fault(thought):
     assert reading.faults == ()
 
 
+@settings(deadline=None)
 @given(PIECES)
 def test_any_output_is_read_and_what_was_read_is_well_formed(texts):
     reading = read(encode(texts), VOCABULARY, B)
@@ -61,6 +63,7 @@ def test_any_output_is_read_and_what_was_read_is_well_formed(texts):
     assert all(1 <= i <= B for point in reading.thought.points for i in point.triggers)
 
 
+@settings(deadline=None)
 @given(thoughts(), st.data())
 def test_truncated_output_keeps_what_was_finished(thought, data):
     ids = encode(pieces(thought))

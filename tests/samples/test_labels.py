@@ -56,7 +56,13 @@ def test_no_repeats_no_forbidden_text_clicked_before_ranker(targets, ranking, le
 def test_session_labels_of_think_by_falling_reliability():
     allowed = set("abcdefg")
     labels = ranked_labels(
-        ["b"], ["a", "c", "b", "d"], allowed, 30, 6, searches=["x", "d", "b", "c"], generated=["a", "e", "f"]
+        ["b"],
+        ["a", "c", "b", "d", "g"],
+        allowed,
+        6,
+        4,
+        searches=["x", "d", "b", "c"],
+        generated=["a", "e", "f"],
     )
     assert [(x.query, x.source) for x in labels] == [
         ("b", "clicked"),

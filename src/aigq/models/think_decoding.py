@@ -1,7 +1,7 @@
 """Drawing thoughts from the model: every row stays inside the grammar of `think_grammar`.
 
 Reasoning is free text, bounded in tokens. A point names only behaviours that its prompt holds and that no
-earlier point named, as interests that share a behaviour are one (`samples.interests`); discovery is one point.
+earlier point named, as interests that share a behaviour are one (`samples.interests`); discovery is one.
 Queries are written in the prefix tree, no query twice in the whole output, so text that fewer than k users
 issued cannot be a hint (METHOD section 4; privacy).
 """

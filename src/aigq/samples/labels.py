@@ -50,7 +50,7 @@ def ranked_labels(
         tail: the ranker fills the list up to this length; 0 leaves only the clicked part.
         shuffle: puts the clicked queries into a random order: all were clicked, none more than others.
         searches: Think: what else was searched for on the day, later than the moment; ordered as `targets`.
-        generated: Think: proposed by a language model; fills the list up to `tail` where the ranker does not.
+        generated: Think: proposed by a language model; fills the list up to `length` after the tail.
     """
     position = {query: i for i, query in enumerate(ranking)}
 
@@ -70,7 +70,7 @@ def ranked_labels(
         if query in allowed and len(labels) < tail:
             labels.setdefault(query, Label(query, "ranker"))
     for query in generated:
-        if query in allowed and len(labels) < tail:
+        if query in allowed and len(labels) < length:
             labels.setdefault(query, Label(query, "llm"))
     return list(labels.values())
 

@@ -38,11 +38,9 @@ def variant(config: Config, system: str) -> Config:
         raise ConfigError(f"unknown system {system}; known: {', '.join(SFT)}")
     if system in THINK:
         think, sft = config.think, config.sft
-        changes: dict[str, Any] = {
-            "imitation_max_steps": think.imitation_max_steps or sft.imitation_max_steps,
-            "max_steps": think.max_steps or sft.max_steps,
-            "learning_rate": think.learning_rate,
-        }
+        changes = {"max_steps": think.max_steps or sft.max_steps, "learning_rate": think.learning_rate}
+        if system == "think_il_sft" and think.from_direct:
+            changes["imitation_epochs"] = 0.0  # it has been done
         config = config.model_copy(update={"sft": sft.model_copy(update=changes)})
     return _plain(config) if system in ("direct_sft", "think_sft") else config
 
