@@ -10,7 +10,7 @@ import torch
 
 from aigq import config as configs
 from aigq.models import generator
-from aigq.models.decoding import QueryTree, sample_groups
+from aigq.models.decoding import ListRow, QueryTree, sample_groups
 from aigq.models.direct import prompt_writer
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Prepared
@@ -64,7 +64,8 @@ def sampled(folder: Path, k: int, lists: int) -> list[list[str]]:
     trees = [QueryTree(servable(moment.day, k), vocabulary) for moment in moments]
     group = lists // len(prompts)
     torch.manual_seed(0)
-    drawn = sample_groups(model, vocabulary, prompts, trees, LENGTH, group, temperature=1.0, top_k=100)
+    rows = [ListRow(tree, LENGTH) for tree in trees for _ in range(group)]
+    drawn = sample_groups(model, vocabulary, prompts, rows, 6 * LENGTH, temperature=1.0, top_k=100)
     return [read_list(tokens, vocabulary, LENGTH).queries for tokens in drawn.flatten(0, 1).tolist()]
 
 

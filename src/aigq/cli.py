@@ -127,11 +127,13 @@ def prepare(*, common: Common = _COMMON, force: Force = False) -> int:
 def train_sft(
     *,
     common: Common = _COMMON,
-    system: Annotated[str, Parameter(help="direct_il_sft, or direct_sft: the plain row.")] = "direct_il_sft",
+    system: Annotated[
+        str, Parameter(help="direct_il_sft or think_il_sft; direct_sft or think_sft: the plain rows.")
+    ] = "direct_il_sft",
     resume: Resume = False,
     force: Force = False,
 ) -> int:
-    """Train the Direct generator on lists of queries (IL-SFT)."""
+    """Train a generator on lists of queries (IL-SFT): Direct writes them at once, Think by interest."""
     if system not in SFT:
         raise UsageError(f"unknown system {system}; known: {', '.join(SFT)}")
     run = common.open()

@@ -151,7 +151,10 @@ class SftConfig(Section):
         description="passes over the ranker's own lists before the labels: teaches to copy from the prompt",
     )
     imitation_extra: int = Field(
-        0, ge=0, description="more moments to imitate at, without a target, where few samples have a history"
+        0,
+        ge=0,
+        description="more moments to imitate at, without a target, where few samples have a history; "
+        "Think gives reasons for these lists, too",
     )
     imitation_renamed: float = Field(
         0.5, ge=0, le=1, description="share of the imitated lists whose queries swap names: pure copying"
@@ -276,12 +279,46 @@ class CtrConfig(Section):
     )
 
 
+class ThinkConfig(Section):
+    """AIGQ-Think: interest points, reasoning, and how it is trained. Paper section 3.3; METHOD section 4."""
+
+    from_direct: bool = Field(
+        True, description="think_il_sft starts from direct_il_sft's imitation instead of one of its own"
+    )
+    links: int = Field(2, ge=1, description="a label query is linked to at most so many behaviours")
+    neighbours: int = Field(
+        5, ge=0, description="a behaviour explains the queries among whose nearest co-click neighbours it is"
+    )
+    min_cosine: float = Field(
+        0.6, ge=-1, le=1, description="a behaviour explains a query at least this close in meaning"
+    )
+    teacher: str = Field(
+        "template", description="who writes rationales: template (offline), or a name in channels.llms"
+    )
+    generated_by: str | None = Field(
+        None,
+        description="a name in channels.llms that adds labels where sft.tail leaves room; null: nobody",
+    )
+    without_rationale: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="share of the training lists without reasoning, which decoding may leave out; 1: all",
+    )
+    rationale_tokens: int = Field(64, ge=8, description="longest reasoning, in training and in decoding")
+    max_points: int = Field(8, ge=1, description="most interest points of one output")
+    max_triggers: int = Field(8, ge=1, description="most behaviours that one point names")
+    max_steps: int | None = Field(None, ge=1, description="steps on the labels; null: as in sft")
+    learning_rate: float = Field(5e-4, gt=0, description="on the labels: more is new than for Direct")
+
+
 class DecodingConfig(Section):
     """How lists are drawn from the model."""
 
     temperature: float = Field(0.0, ge=0, description="0: greedy")
     top_k: int = Field(100, ge=1, description="only when temperature is above 0")
     batch_size: int = Field(64, ge=1, description="prompts generated together")
+    reasoning: bool = Field(True, description="Think reasons before it writes; false: answer only")
 
 
 class EncoderConfig(Section):
@@ -373,7 +410,7 @@ class EvaluationConfig(Section):
     rows: list[str] = Field(
         ["popular", "personal", "coclick", "ebr", "direct_il_sft"],
         description="popular, personal, coclick, ranker, ctr, sasrec, ease, als, ebr, zero_shot:NAME, "
-        "direct_sft, direct_il_sft",
+        "direct_sft, direct_il_sft, think_sft, think_il_sft, direct_grpo, direct_il_grpo",
     )
     ks: list[int] = Field([10, 30], description="cut-offs; the last one is the main one")
     max_users: int | None = Field(None, ge=1, description="evaluate a seeded sample of so many users")
@@ -396,6 +433,7 @@ class Config(Section):
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
     ctr: CtrConfig = CtrConfig()
+    think: ThinkConfig = ThinkConfig()
     decoding: DecodingConfig = DecodingConfig()
     encoder: EncoderConfig = EncoderConfig()
     channels: ChannelsConfig = ChannelsConfig()

@@ -30,18 +30,20 @@ _SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "prompt", "generator", "s
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,
     "sft": _SFT,
+    "think": (*_SFT, "channels.llms", "think"),
     "ctr": (*_PREPARE, "seed", "encoder", "ctr"),
-    "grpo": (*_SFT, "ctr", "grpo"),
-    "table": (*_SFT, "ctr", "grpo", "channels", "decoding", "evaluation", "name"),
+    "grpo": (*_SFT, "channels.llms", "think", "ctr", "grpo"),
+    "table": (*_SFT, "think", "ctr", "grpo", "channels", "decoding", "evaluation", "name"),
 }
 """What each stage was made with. A key outside these sections may change without redoing the stage."""
 
 UPSTREAM: Final[dict[str, tuple[str, ...]]] = {
     "prepare": (),
     "sft": ("prepare",),
+    "think": ("prepare", "sft"),
     "ctr": ("prepare",),
-    "grpo": ("prepare", "sft", "ctr"),
-    "table": ("prepare", "sft", "ctr", "grpo"),
+    "grpo": ("prepare", "sft", "think", "ctr"),
+    "table": ("prepare", "sft", "think", "ctr", "grpo"),
 }
 _INERT: Final = frozenset({"history.memory_limit", "data.path"})  # change nothing in the result
 _PACKAGES: Final = (

@@ -10,7 +10,7 @@ from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.progress import note
 from aigq.runs import Run
-from aigq.systems import CTR, GENERATORS, GRPO, SFT, base, stage_of
+from aigq.systems import CTR, GENERATORS, GRPO, SFT, THINK, base, stage_of
 
 if TYPE_CHECKING:
     from aigq.recall.channel import RecallChannel
@@ -45,10 +45,10 @@ def run_prepare(run: Run, *, force: bool) -> dict[str, Any]:
 
 
 def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, Any]:
-    """One generator, once."""
+    """One generator, once. Raises StageError where the one that it starts from is not trained."""
     from aigq.training.sft import train_sft as work
 
-    stage = f"sft:{system}"
+    stage = stage_of(system)
     if resume:
         run.check_resume(stage)
     return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
@@ -139,11 +139,12 @@ def run_missing(run: Run) -> None:
 
 def trainings(config: Config) -> list[str]:
     """The training stages behind the rows of the config, each after those that it needs."""
-    systems = [base(row) for row in config.evaluation.rows]
-    rewarded = [system for system in systems if system in GRPO]
-    supervised = [system for system in (*systems, *(GRPO[system] for system in rewarded)) if system in SFT]
-    clicks = ["ctr"] if rewarded or CTR in systems else []
-    return list(dict.fromkeys([*map(stage_of, supervised), *clicks, *map(stage_of, rewarded)]))
+    rows = {base(row) for row in config.evaluation.rows}
+    wanted = rows | {GRPO[system] for system in rows if system in GRPO}
+    if "think_il_sft" in wanted and config.think.from_direct:
+        wanted.add("direct_il_sft")
+    clicks = [CTR] if CTR in rows or rows & {*GRPO} else []
+    return [stage_of(system) for system in (*SFT, *clicks, *GRPO) if system in {*wanted, CTR}]
 
 
 def need(run: Run, stage: str) -> None:
@@ -163,9 +164,11 @@ def channel_of(run: Run, row: str) -> "RecallChannel":
     name = base(row)
     if name in GENERATORS:
         from aigq.models.direct import DirectGenerator
+        from aigq.models.think import ThinkGenerator
         from aigq.training.sft import variant
 
-        return DirectGenerator(variant(run.config, name), run.folder, name, only_new=name != row)
+        kind = ThinkGenerator if name in THINK else DirectGenerator
+        return kind(variant(run.config, name), run.folder, name, only_new=name != row)
     from aigq.recall import build_channel
     from aigq.recall.only_new import OnlyNew
 

@@ -2,8 +2,14 @@
 
 from typing import Final
 
-SFT: Final = ("direct_sft", "direct_il_sft")
-"""Generators that supervised training makes."""
+DIRECT: Final = ("direct_sft", "direct_il_sft")
+"""Generators that write a list at once."""
+
+THINK: Final = ("think_sft", "think_il_sft")
+"""Generators that write interest points with their queries."""
+
+SFT: Final = (*DIRECT, *THINK)
+"""Generators that supervised training makes, each after those that it may start from."""
 
 GRPO: Final = {"direct_grpo": "direct_il_sft", "direct_il_grpo": "direct_il_sft"}
 """Generators that reinforcement learning makes, and the system that each one starts from."""
@@ -25,4 +31,7 @@ def base(row: str) -> str:
 
 def stage_of(system: str) -> str:
     """The stage that trains a system: `direct_il_sft` -> `sft:direct_il_sft`, `ctr` -> `ctr`."""
-    return CTR if system == CTR else f"{'grpo' if system in GRPO else 'sft'}:{system}"
+    if system == CTR:
+        return CTR
+    kind = "think" if system in THINK else "grpo" if system in GRPO else "sft"
+    return f"{kind}:{system}"

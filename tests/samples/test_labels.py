@@ -51,3 +51,26 @@ def test_no_repeats_no_forbidden_text_clicked_before_ranker(targets, ranking, le
     assert len(queries) <= max(length, tail)
     sources = [label.source for label in labels]
     assert sources == sorted(sources)  # "clicked" < "ranker"
+
+
+def test_session_labels_of_think_by_falling_reliability():
+    allowed = set("abcdefg")
+    labels = ranked_labels(
+        ["b"],
+        ["a", "c", "b", "d", "g"],
+        allowed,
+        6,
+        4,
+        searches=["x", "d", "b", "c"],
+        generated=["a", "e", "f"],
+    )
+    assert [(x.query, x.source) for x in labels] == [
+        ("b", "clicked"),
+        ("c", "search"),  # searched for on the day, in the ranker's order; x is nobody else's
+        ("d", "search"),
+        ("a", "ranker"),
+        ("e", "llm"),
+        ("f", "llm"),
+    ]
+    in_order = log_order_labels(["b"], allowed, 3, searches=["d", "b", "c", "a"])
+    assert [tuple(x) for x in in_order] == [("b", "clicked"), ("d", "search"), ("c", "search")]

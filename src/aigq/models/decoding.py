@@ -7,13 +7,16 @@ repeat, and text that fewer than k users issued cannot be written at all (METHOD
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NamedTuple, Protocol
 
 import torch
 from transformers import LogitsProcessor, PreTrainedModel
 
 from aigq.history.prompt import clean
 from aigq.models.vocabulary import Vocabulary
+
+TOKENS_PER_QUERY: Final = 6
+"""Room for a query in a generated list, on average."""
 
 
 @dataclass
@@ -39,6 +42,7 @@ class QueryTree:
         for query in sorted(queries, key=lambda query: (query != clean(query), query)):
             written.setdefault(clean(query), query)
         written.pop("", None)
+        self.by_text = written  # as it is written -> the query
         self.queries = sorted(written.values())
         for number, query in enumerate(self.queries):
             node = self.root
@@ -54,10 +58,40 @@ class QueryTree:
         return self._vocabulary.encode_query(query) if query in self._known else []
 
 
-class _Row:
-    """Where one list stands: its node, and for each node the children with nothing left to say."""
+class Choices(NamedTuple):
+    """What a row may take next: the children of a node without `spent`, and `marks` besides."""
 
-    def __init__(self, tree: QueryTree, length: int, without: Iterable[str]) -> None:
+    node: Node | None
+    spent: Sequence[int] = ()
+    marks: Sequence[int] = ()
+
+
+class Row(Protocol):
+    """What one row of a batch has written, and what it may write next."""
+
+    def advance(self, token: int) -> None:
+        """The row has taken this token, one of its choices."""
+        ...
+
+    def finished(self) -> bool:
+        """Only the end may follow."""
+        ...
+
+    def choices(self) -> Choices:
+        """What may follow; asked only of rows that are not finished."""
+        ...
+
+
+class ListRow:
+    """Where one list stands: its node, and for each node the children with nothing left to say.
+
+    Args:
+        tree: what may be written.
+        length: longest list.
+        without: queries of the tree that may not be written.
+    """
+
+    def __init__(self, tree: QueryTree, length: int, without: Iterable[str] = ()) -> None:
         self.tree = tree
         self.path: list[tuple[Node, int]] = []  # from the root: (node, token taken there)
         self.node = tree.root
@@ -72,13 +106,23 @@ class _Row:
         self._length = min(length, tree.root.below - len(barred))
 
     def advance(self, token: int) -> None:
+        """One token further down the tree; at the end of a query, back to its root."""
         self._step(token)
         if self.node.query >= 0:
             self.found.append(self.node.query)
             self._use_up()
 
     def finished(self) -> bool:
+        """The list is as long as it may be, or nothing is left to say."""
         return len(self.found) >= self._length
+
+    def choices(self) -> Choices:
+        """What continues a query that is not in the list yet."""
+        return Choices(self.node, self.spent.get(id(self.node), ()))
+
+    def queries(self) -> list[str]:
+        """The finished queries, in order."""
+        return [self.tree.queries[i] for i in self.found]
 
     def _step(self, token: int) -> None:
         self.path.append((self.node, token))
@@ -94,37 +138,31 @@ class _Row:
         self.path, self.node = [], self.tree.root
 
 
-class ListProcessor(LogitsProcessor):
-    """Keeps every row of a batch inside its tree and ends it after `length` queries."""
+class RowProcessor(LogitsProcessor):
+    """Keeps every row of a batch to its choices and ends it when it is finished."""
 
-    def __init__(
-        self,
-        trees: Sequence[QueryTree],
-        length: int,
-        end: int,
-        prompt_width: int,
-        without: Sequence[Iterable[str]] | None = None,
-    ) -> None:
-        barred = without or [()] * len(trees)
-        self.rows = [_Row(tree, length, texts) for tree, texts in zip(trees, barred, strict=True)]
-        self._end, self._width = end, prompt_width
+    def __init__(self, rows: Sequence[Row], end: int, prompt_width: int) -> None:
+        self._rows, self._end, self._width = rows, end, prompt_width
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         """Mask scores (B, V): minus infinity for every token that a row may not take."""
         if input_ids.shape[1] > self._width:
-            for row, token in zip(self.rows, input_ids[:, -1].tolist(), strict=True):
+            for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
                 if not row.finished():
                     row.advance(token)
         masked = torch.full_like(scores, -torch.inf)
         at: dict[int, tuple[Node, list[int]]] = {}  # rows that stand at the same node are masked together
-        ended: list[int] = []
+        marks: list[tuple[int, int]] = []
         spent: list[tuple[int, int]] = []
-        for i, row in enumerate(self.rows):
+        for i, row in enumerate(self._rows):
             if row.finished():
-                ended.append(i)
+                masked[i, self._end] = 0
                 continue
-            at.setdefault(id(row.node), (row.node, []))[1].append(i)
-            spent += [(i, token) for token in row.spent.get(id(row.node), ())]
+            choices = row.choices()
+            if choices.node is not None:
+                at.setdefault(id(choices.node), (choices.node, []))[1].append(i)
+            spent += [(i, token) for token in choices.spent]
+            marks += [(i, token) for token in choices.marks]
         for node, here in at.values():
             if node.allowed is None or node.allowed.device != scores.device:
                 node.allowed = torch.tensor(list(node.children), device=scores.device)
@@ -133,45 +171,39 @@ class ListProcessor(LogitsProcessor):
         if spent:
             index = torch.tensor(spent, device=scores.device)
             masked[index[:, 0], index[:, 1]] = -torch.inf
-        if ended:
-            masked[ended, self._end] = 0
+        if marks:
+            index = torch.tensor(marks, device=scores.device)
+            masked[index[:, 0], index[:, 1]] = scores[index[:, 0], index[:, 1]]
         return masked  # type: ignore[return-value]
-
-    def lists(self) -> list[list[str]]:
-        """The finished queries of each row, in order."""
-        return [[row.tree.queries[i] for i in row.found] for row in self.rows]
 
 
 @torch.inference_mode()
-def generate_lists(
+def generate_rows(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
     prompts: Sequence[Sequence[int]],
-    trees: Sequence[QueryTree],
-    length: int,
+    rows: Sequence[Row],
+    max_tokens: int,
     *,
-    without: Sequence[Iterable[str]] | None = None,
     temperature: float = 0.0,
     top_k: int = 100,
-    tokens_per_query: int = 6,
-) -> list[list[str]]:
-    """Lists of at most `length` distinct queries for one batch of prompts.
+) -> list[list[int]]:
+    """The tokens written after each prompt of one batch, the end and what follows it left out.
 
     Args:
         prompts: token ids per row; padded on the left here.
-        trees: per row, what may be written.
-        without: per row, distinct queries of the tree that may not be written.
+        rows: per prompt, what may be written; they know afterwards what was.
+        max_tokens: longest output.
         temperature: 0 is greedy; otherwise sampled from the top_k tokens.
     """
     ids, mask = padded(prompts, vocabulary.pad)
-    processor = ListProcessor(trees, length, vocabulary.end, ids.shape[1], without)
     sampling: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_k": top_k}
         if temperature > 0
         else {"do_sample": False}
     )
-    _decode(model, vocabulary, ids, mask, processor, length * tokens_per_query + 1, **sampling)
-    return processor.lists()
+    written = _decode(model, vocabulary, ids, mask, rows, max_tokens, **sampling)[:, ids.shape[1] :].tolist()
+    return [out[: out.index(vocabulary.end)] if vocabulary.end in out else out for out in written]
 
 
 @torch.no_grad()
@@ -179,38 +211,39 @@ def sample_groups(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
     prompts: Sequence[Sequence[int]],
-    trees: Sequence[QueryTree],
-    length: int,
-    group: int,
+    rows: Sequence[Row],
+    max_tokens: int,
     *,
     temperature: float,
     top_k: int,
-    tokens_per_query: int = 6,
 ) -> torch.Tensor:
-    """`group` sampled lists for each prompt: tokens (P, G, T) on the CPU, padded on the right.
+    """G sampled outputs for each of P prompts: tokens (P, G, T) on the CPU, padded on the right.
 
     The rollouts of a group share the keys and values of their prompt, which is read once.
+
+    Args:
+        prompts: token ids of each prompt.
+        rows: what each of the P*G rollouts may write, those of one prompt side by side.
+        max_tokens: longest output.
     """
+    group = len(rows) // len(prompts)
     was_training = model.training
     model.eval()  # gradient checkpointing, where it is on, keeps no cache in training mode
     ids, mask = (tensor.to(model.device) for tensor in padded(prompts, vocabulary.pad))
     places = positions(mask)[:, :-1]
-    cache = model(
-        ids[:, :-1], attention_mask=mask[:, :-1], position_ids=places, use_cache=True
-    ).past_key_values
-    cache.batch_repeat_interleave(group)
-    each = [tree for tree in trees for _ in range(group)]
+    prefix = model(ids[:, :-1], attention_mask=mask[:, :-1], position_ids=places, use_cache=True)
+    prefix.past_key_values.batch_repeat_interleave(group)
     drawn = _decode(
         model,
         vocabulary,
         ids.repeat_interleave(group, dim=0),
         mask.repeat_interleave(group, dim=0),
-        ListProcessor(each, length, vocabulary.end, ids.shape[1]),
-        length * tokens_per_query + 1,
+        rows,
+        max_tokens,
         do_sample=True,
         temperature=temperature,
         top_k=top_k,
-        past_key_values=cache,
+        past_key_values=prefix.past_key_values,
     )
     model.train(was_training)
     return drawn[:, ids.shape[1] :].reshape(len(prompts), group, -1).cpu()
@@ -237,8 +270,8 @@ def _decode(
     vocabulary: Vocabulary,
     ids: torch.Tensor,
     mask: torch.Tensor,
-    processor: ListProcessor,
-    longest: int,
+    rows: Sequence[Row],
+    max_tokens: int,
     **options: Any,
 ) -> torch.Tensor:
     """Prompts (N, S) with what the model wrote after them (N, S + T)."""
@@ -248,11 +281,38 @@ def _decode(
     output: torch.Tensor = decoder.generate(
         ids.to(model.device),
         attention_mask=mask.to(model.device),
-        max_new_tokens=longest,
-        logits_processor=[processor],
+        max_new_tokens=max_tokens,
+        logits_processor=[RowProcessor(rows, vocabulary.end, ids.shape[1])],
         pad_token_id=vocabulary.pad,
         eos_token_id=vocabulary.end,
         **options,
     )
     model.train(was_training)
     return output
+
+
+def generate_lists(
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    prompts: Sequence[Sequence[int]],
+    trees: Sequence[QueryTree],
+    length: int,
+    *,
+    without: Sequence[Iterable[str]] | None = None,
+    temperature: float = 0.0,
+    top_k: int = 100,
+    tokens_per_query: int = TOKENS_PER_QUERY,
+) -> list[list[str]]:
+    """Lists of at most `length` distinct queries for one batch of prompts.
+
+    Args:
+        prompts: token ids per row.
+        trees: per row, what may be written.
+        without: per row, distinct queries of the tree that may not be written.
+        temperature: 0 is greedy; otherwise sampled from the top_k tokens.
+    """
+    barred = without or [()] * len(trees)
+    rows = [ListRow(tree, length, texts) for tree, texts in zip(trees, barred, strict=True)]
+    longest = length * tokens_per_query + 1
+    generate_rows(model, vocabulary, prompts, rows, longest, temperature=temperature, top_k=top_k)
+    return [row.queries() for row in rows]

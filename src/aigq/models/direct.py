@@ -1,6 +1,6 @@
 """AIGQ-Direct as a recall channel: history in, an ordered list of queries out. Paper section 3."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,10 +64,7 @@ class DirectGenerator:
         parts = self._writer.parts(moments)
         prompts = [self._vocabulary.encode_prompt(self._writer.styled(p), budget) for p in parts]
         lists: list[list[Hint]] = [[] for _ in moments]
-        order = np.argsort([len(p) for p in prompts], kind="stable")
-        size = self._config.decoding.batch_size
-        for start in range(0, len(order), size):
-            rows = [int(i) for i in order[start : start + size]]
+        for rows in self._batches(prompts):
             drawn = generate_lists(
                 self._model,
                 self._vocabulary,
@@ -84,6 +81,13 @@ class DirectGenerator:
                     for rank, q in enumerate(queries, 1)
                 ]
         return lists
+
+    def _batches(self, prompts: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+        """Positions of prompts of similar length, a batch at a time."""
+        order = np.argsort([len(p) for p in prompts], kind="stable").tolist()
+        size = self._config.decoding.batch_size
+        for start in range(0, len(order), size):
+            yield order[start : start + size]
 
     def _known(self, moment: Moment) -> set[str]:
         """What the list may not name: with `only_new`, every query of the history."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from tokenizers import AddedToken
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
 
 from aigq.config import GeneratorConfig
@@ -101,9 +102,21 @@ def extend_pretrained(base: str, special: Sequence[str]) -> tuple[PreTrainedMode
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, padding_side="left")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    words = {token: words_of(token) for token in special}
+    return model, add_tokens(model, Vocabulary(tokenizer), special)
+
+
+def add_tokens(model: PreTrainedModel, vocabulary: Vocabulary, special: Sequence[str]) -> Vocabulary:
+    """The vocabulary with those special tokens that it lacks, each embedded as the mean of its sub-tokens.
+
+    So Think can start from a Direct checkpoint, whose vocabulary has none of Think's marks.
+    """
+    tokenizer = vocabulary.tokenizer
+    missing = [token for token in special if token not in vocabulary.special.values()]
+    if not missing:
+        return vocabulary
+    words = {token: words_of(token) for token in missing}
     parts = {token: tokenizer.encode(text, add_special_tokens=False) for token, text in words.items()}
-    tokenizer.add_special_tokens({"additional_special_tokens": list(special)})
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in missing])
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     both = (_matrix(model.get_input_embeddings()), _matrix(model.get_output_embeddings()))
     matrices = {id(weight): weight for weight in both}
@@ -111,7 +124,7 @@ def extend_pretrained(base: str, special: Sequence[str]) -> tuple[PreTrainedMode
         for matrix in matrices.values():  # one when they are tied
             for token, ids in parts.items():
                 matrix[tokenizer.convert_tokens_to_ids(token)] = matrix[ids].mean(dim=0)
-    return model, Vocabulary(tokenizer)
+    return Vocabulary(tokenizer)
 
 
 def _matrix(module: object) -> torch.Tensor:

@@ -5,6 +5,7 @@ with its `;;` becomes one token while any other text stays expressible in bytes.
 """
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -72,6 +73,10 @@ class Vocabulary:
 
         Where the rest alone is too long (favourites of a thousand characters), its longest texts go too.
         """
+        return self.encode_and_count(pieces, budget)[0]
+
+    def encode_and_count(self, pieces: Pieces, budget: int) -> tuple[list[int], int]:
+        """Token ids of a whole prompt, and how many of its behaviours they hold: indices 1..count."""
         head, tail = ([self.encode(piece) for piece in part] for part in (pieces.head, pieces.tail))
         while len(head) + len(tail) > 2 and sum(map(len, head + tail)) > budget:
             longest = max(head + tail, key=len)
@@ -79,7 +84,17 @@ class Vocabulary:
         records = [[i for piece in record for i in self.encode(piece)] for record in pieces.records]
         fixed = sum(map(len, head)), sum(map(len, tail))
         dropped = fit_to_budget(fixed[0], [len(r) for r in records], fixed[1], budget)
-        return [i for text in (*head, *records[dropped:], *tail) for i in text]
+        ids = [i for text in (*head, *records[dropped:], *tail) for i in text]
+        return ids, len(records) - dropped
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids, as it was encoded."""
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+    @cached_property
+    def special(self) -> dict[int, str]:
+        """Special tokens: id -> token. No text is ever encoded to one of them."""
+        return {i: str(token) for i, token in self.tokenizer.added_tokens_decoder.items()}
 
     @property
     def end(self) -> int:

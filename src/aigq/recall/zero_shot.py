@@ -1,30 +1,19 @@
 """A zero-shot row: a large language model, asked through any OpenAI-compatible endpoint."""
 
-import logging
-import os
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 from aigq.config import LlmConfig
-from aigq.errors import StageError, UsageError
+from aigq.errors import StageError
 from aigq.prepared import CausalCounts, Moment, Prepared
-from aigq.recall.answers import Answers, content_key, parse_queries
+from aigq.recall.answers import parse_queries
 from aigq.recall.channel import Hint
-
-log = logging.getLogger(__name__)
+from aigq.recall.llm import LlmClient
 
 SYSTEM = "You recommend search queries in an online shop. You answer with a numbered list and nothing else."
 VERBS = {"search": "searched for", "click": "looked at", "cart": "put into the cart", "purchase": "bought"}
 MAX_BEHAVIOURS = 50
-UNSUPPORTED = (
-    "unsupported_parameter",
-    "unsupported_value",
-)  # how OpenAI's reasoning models refuse a parameter
-CHARACTERS_PER_TOKEN = 2  # on the safe side, for the cost of a question before it is asked
 
 
 class ZeroShot:
@@ -50,24 +39,23 @@ class ZeroShot:
     ) -> None:
         self.name = name
         self._config, self._k, self._path, self._sleep = config, k_users, answers, sleep
+        self._llm: LlmClient | None = None
         self._counts: CausalCounts | None = None
-        self._client: Any = None
-        self._parameters: dict[str, Any] = {"max_tokens": config.max_tokens, "temperature": 0}
-        self._lock = threading.Lock()
-        self._reserved = 0.0
-        self._skipped = 0
-        self.spent_usd = 0.0
-        self.asked = 0
 
     def fit(self, prepared: Prepared) -> None:
-        """Nothing is learned; keep the daily user counts."""
-        if self._config.max_cost_usd is not None and not (
-            self._config.usd_per_million_input or self._config.usd_per_million_output
-        ):
-            raise UsageError(
-                f"{self.name}: max_cost_usd needs usd_per_million_input and usd_per_million_output"
-            )
+        """Nothing is learned; keep the daily user counts. Raises UsageError for a cost cap without prices."""
+        self._llm = LlmClient(self.name, self._config, SYSTEM, self._path, self._sleep)
         self._counts = CausalCounts(prepared.query_days, None)
+
+    @property
+    def spent_usd(self) -> float:
+        """What the answers asked for since `fit` have cost."""
+        return self._llm.spent_usd if self._llm else 0.0
+
+    @property
+    def asked(self) -> int:
+        """Questions put to the endpoint since `fit`; kept answers are none."""
+        return self._llm.asked if self._llm else 0
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
         """The servable ones of at most n answered queries; nothing for an empty history or past the limits.
@@ -75,21 +63,12 @@ class ZeroShot:
         Raises:
             StageError: the endpoint refuses, or does not answer after all retries. Answers so far are kept.
         """
-        if self._counts is None:
+        if self._llm is None or self._counts is None:
             raise StageError(f"{self.name}: recommend() before fit()")
         asked = moments if self._config.max_users is None else moments[: self._config.max_users]
         chosen = [i for i, moment in enumerate(asked) if moment.history.num_rows and n > 0]
         lists: list[list[Hint]] = [[] for _ in moments]
-        self._skipped = 0
-        with Answers(self._path) as answers, ThreadPoolExecutor(self._config.concurrency) as pool:
-            futures = [pool.submit(self._answer, answers, prompt_of(moments[i], n)) for i in chosen]
-            try:
-                texts = [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=True, cancel_futures=True)
-                raise
-        if self._skipped:
-            log.warning("%s: cost cap reached, %d shoppers were not asked", self.name, self._skipped)
+        texts = self._llm.ask([prompt_of(moments[i], n) for i in chosen])
         for i, text in zip(chosen, texts, strict=True):
             servable = self._counts.servable(moments[i].day, self._k)
             queries = [query for query in parse_queries(text)[:n] if query in servable]
@@ -98,91 +77,6 @@ class ZeroShot:
                 for rank, query in enumerate(queries, 1)
             ]
         return lists
-
-    def _answer(self, answers: Answers, prompt: str) -> str:
-        """The kept or fresh answer to one prompt; empty where the cost cap forbids to ask."""
-        config = self._config
-        key = content_key(config.base_url, config.model, str(config.max_tokens), SYSTEM, prompt)
-        kept = answers.get(key)
-        if kept is not None:
-            return kept
-        worst = self._cost((len(SYSTEM) + len(prompt)) / CHARACTERS_PER_TOKEN, config.max_tokens)
-        with self._lock:
-            cap = config.max_cost_usd
-            if cap is not None and self.spent_usd + self._reserved + worst > cap:
-                self._skipped += 1
-                return ""
-            self._reserved += worst
-        try:
-            response = self._ask(prompt)
-        finally:
-            with self._lock:
-                self._reserved -= worst
-        text = (response.choices[0].message.content or "") if response.choices else ""
-        usage = response.usage
-        spent = self._cost(usage.prompt_tokens, usage.completion_tokens) if usage else worst
-        with self._lock:
-            self.spent_usd += spent
-            self.asked += 1
-        answers.put(key, text, spent)
-        return text
-
-    def _ask(self, prompt: str) -> Any:
-        """One completion, with exponential back-off on what may pass."""
-        import openai
-
-        client, config = self._opened(), self._config
-        messages = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": prompt}]
-        attempt = 0
-        while True:
-            sent = dict(self._parameters)
-            try:
-                return client.chat.completions.create(model=config.model, messages=messages, **sent)
-            except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
-                if attempt == config.retries:
-                    raise StageError(
-                        f"{self.name}: {config.base_url} gave no answer in {attempt + 1} attempts ({error}); "
-                        f"answers so far are kept, run again to continue"
-                    ) from error
-                self._sleep(min(60.0, 0.5 * 2.0**attempt))
-                attempt += 1
-            except openai.APIStatusError as error:
-                if error.code in UNSUPPORTED and error.param in sent and self._adapt(error.param):
-                    continue
-                raise StageError(
-                    f"{self.name}: {config.base_url} refused: status {error.status_code}, {error.message}; "
-                    f"check base_url, model and the key in ${config.api_key_env}"
-                ) from error
-
-    def _adapt(self, refused: str) -> bool:
-        """Do without a parameter that the model does not know; False if no limit of tokens would be left."""
-        if refused not in ("max_tokens", "temperature"):
-            return False
-        with self._lock:
-            # another thread may have been told the same before
-            if self._parameters.pop(refused, None) is not None:
-                if refused == "max_tokens":
-                    self._parameters["max_completion_tokens"] = self._config.max_tokens
-                else:
-                    log.warning("%s: asked without temperature 0; only kept answers repeat", self.name)
-        return True
-
-    def _opened(self) -> Any:
-        with self._lock:
-            if self._client is None:
-                try:
-                    from openai import OpenAI
-                except ModuleNotFoundError:
-                    raise UsageError(
-                        f"{self.name} needs the openai client: pip install 'aigq[llm]'"
-                    ) from None
-                key = os.environ.get(self._config.api_key_env) or "none"
-                self._client = OpenAI(base_url=self._config.base_url, api_key=key, max_retries=0, timeout=300)
-            return self._client
-
-    def _cost(self, tokens_in: float, tokens_out: float) -> float:
-        config = self._config
-        return (tokens_in * config.usd_per_million_input + tokens_out * config.usd_per_million_output) / 1e6
 
 
 def prompt_of(moment: Moment, n: int) -> str:

@@ -1,11 +1,12 @@
 """From samples to token arrays: what the training loop reads, free of tables and channels."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from aigq.models.think_grammar import THINK, Thought, opening
 from aigq.models.vocabulary import Vocabulary
 from aigq.samples.labels import Label
 
@@ -104,6 +105,20 @@ def next_targets(
     return tokens, targets, owners
 
 
+@dataclass(frozen=True)
+class Continuation:
+    """What follows one prompt: tokens, what should have stood at each place, and its loss weight."""
+
+    tokens: list[int]
+    targets: list[int]
+    weights: list[float]
+
+    def __add__(self, other: "Continuation") -> "Continuation":
+        return Continuation(
+            self.tokens + other.tokens, self.targets + other.targets, self.weights + other.weights
+        )
+
+
 def encode_lists(
     prompts: Sequence[list[int]],
     labels: Sequence[Sequence[Label]],
@@ -118,20 +133,60 @@ def encode_lists(
     Samples without labels are left out. With `noise` above 0 lists are disordered, see `next_targets`.
     """
     rng = np.random.default_rng(seed)
+    rows: list[Continuation | None] = []
+    for label_list in labels:
+        tick(1)
+        own = [weight_of(label, tail_weight) for label in label_list]
+        row = _queries([label.query for label in label_list], own, vocabulary, noise, rng)
+        rows.append(row if label_list else None)
+    return pack(prompts, rows, vocabulary)
+
+
+def encode_thoughts(
+    prompts: Sequence[list[int]],
+    thoughts: Sequence[Thought],
+    weights: Sequence[Mapping[str, float]],
+    vocabulary: Vocabulary,
+    rationale_tokens: int,
+    noise: float = 0.0,
+    seed: int = 0,
+) -> EncodedLists:
+    """Thoughts in the form of `think_grammar`; reasoning, marks and the end weigh 1.
+
+    Thoughts without a point are left out, and rationales from the one on that exceeds `rationale_tokens`.
+    With `noise` above 0 the queries of each point are disordered, see `next_targets`.
+
+    Args:
+        prompts: token ids per sample.
+        thoughts: per sample.
+        weights: per sample, the loss weight of each query's tokens.
+    """
+    rng = np.random.default_rng(seed)
+    rows: list[Continuation | None] = []
+    for thought, weight in zip(thoughts, weights, strict=True):
+        row = _certain(_reasoning(thought.rationales, vocabulary, rationale_tokens))
+        for point in thought.points:
+            row += _certain([i for piece in opening(point.triggers) for i in vocabulary.encode(piece)])
+            own = [weight[query] for query in point.queries]
+            row += _queries(point.queries, own, vocabulary, noise, rng)
+        rows.append(row if thought.points else None)
+    return pack(prompts, rows, vocabulary)
+
+
+def pack(
+    prompts: Sequence[list[int]], rows: Sequence[Continuation | None], vocabulary: Vocabulary
+) -> EncodedLists:
+    """Prompts and what follows them, each ended, as one flat array; samples without a row are left out."""
     tokens: list[int] = []
     targets: list[int] = []
     weights: list[float] = []
     starts, prompt_lengths = [0], []
-    for prompt, label_list in zip(prompts, labels, strict=True):
-        tick(1)
-        if not label_list:
+    for prompt, row in zip(prompts, rows, strict=True):
+        if row is None:
             continue
-        queries = [vocabulary.encode_query(label.query) for label in label_list]
-        written, wanted, owners = next_targets(queries, disorder(len(queries), noise, rng))
-        tokens += [*prompt, *written, vocabulary.end]
-        targets += [*prompt, *wanted, vocabulary.end]
-        own = [1.0 if label.source == "clicked" else tail_weight for label in label_list]
-        weights += [*[0.0] * len(prompt), *(own[owner] for owner in owners), 1.0]
+        tokens += [*prompt, *row.tokens, vocabulary.end]
+        targets += [*prompt, *row.targets, vocabulary.end]
+        weights += [*[0.0] * len(prompt), *row.weights, 1.0]
         starts.append(len(tokens))
         prompt_lengths.append(len(prompt))
     return EncodedLists(
@@ -141,3 +196,37 @@ def encode_lists(
         np.asarray(starts, np.int64),
         np.asarray(prompt_lengths, np.int32),
     )
+
+
+def weight_of(label: Label, tail_weight: float) -> float:
+    """Loss weight of a label's tokens: 1 for what the shopper did, `tail_weight` for what was proposed."""
+    return 1.0 if label.source in ("clicked", "search") else tail_weight
+
+
+def _queries(
+    texts: Sequence[str],
+    weights: Sequence[float],
+    vocabulary: Vocabulary,
+    noise: float,
+    rng: np.random.Generator,
+) -> Continuation:
+    """Queries in a more or less disordered order, each token with the weight of the query that was due."""
+    queries = [vocabulary.encode_query(text) for text in texts]
+    written, wanted, owners = next_targets(queries, disorder(len(queries), noise, rng))
+    return Continuation(written, wanted, [weights[owner] for owner in owners])
+
+
+def _certain(tokens: list[int]) -> Continuation:
+    """Tokens that nothing else may stand for."""
+    return Continuation(tokens, tokens, [1.0] * len(tokens))
+
+
+def _reasoning(rationales: Sequence[str], vocabulary: Vocabulary, most: int) -> list[int]:
+    """`<think>` and as many rationales as fit into `most` tokens; nothing where none fits."""
+    kept: list[int] = []
+    for text in rationales:
+        ids = vocabulary.encode_query(text)
+        if len(kept) + len(ids) > most:
+            break
+        kept += ids
+    return [*vocabulary.encode(THINK), *kept] if kept else []

@@ -19,7 +19,7 @@ import torch
 from transformers import PreTrainedModel
 
 from aigq.config import GrpoConfig
-from aigq.models.decoding import QueryTree, padded, sample_groups
+from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, QueryTree, padded, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.training import advantages as credit
 from aigq.training import checkpoints
@@ -120,9 +120,8 @@ def roll_out(
         model,
         vocabulary,
         [task.prompts[i] for i in rows],
-        [task.trees[i] for i in rows],
-        task.judge.slots,
-        config.group,
+        [ListRow(task.trees[i], task.judge.slots) for i in rows for _ in range(config.group)],
+        task.judge.slots * TOKENS_PER_QUERY + 1,
         temperature=config.temperature,
         top_k=config.top_k,
     )  # (P, G, T)

@@ -17,16 +17,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aigq.config import Config
-from aigq.errors import EmptyLogError
+from aigq.errors import EmptyLogError, StageError
 from aigq.history.prompt import PromptWriter, clean, profiles_of, special_tokens
 from aigq.models import generator
 from aigq.models.direct import prompt_writer
+from aigq.models.think_grammar import THINK_TOKENS
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note
 from aigq.recall import build_channel
 from aigq.samples.labels import Label, fuse, log_order_labels, ranked_labels
-from aigq.training.encoding import EncodedLists, encode_lists, rename
+from aigq.training.encoding import EncodedLists, encode_lists, encode_thoughts, rename, weight_of
+from aigq.training.thoughts import Thinker, searches_later, seen_of, thoughts
 
 _RANKED = 200  # queries that each channel scores for the ranker
 _LIST_TOKENS = 6  # room a query may take in the context
@@ -34,8 +36,20 @@ _MOMENTS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True)
+class _Read:
+    """What the model reads at some moments: token ids, and how many behaviours they hold."""
+
+    moments: list[Moment]
+    prompts: list[list[int]]
+    behaviours: list[int]
+
+    def first(self, n: int) -> "_Read":
+        return _Read(self.moments[:n], self.prompts[:n], self.behaviours[:n])
+
+
+@dataclass(frozen=True)
 class _Maker:
-    """All that turns moments into prompts and lists."""
+    """All that turns moments into prompts and lists; with a thinker, into thoughts."""
 
     config: Config
     run: Path
@@ -44,26 +58,53 @@ class _Maker:
     vocabulary: Vocabulary
     writer: PromptWriter
     folder: Path
+    thinker: Thinker | None
 
-    def prompts(self, moments: Sequence[Moment]) -> list[list[int]]:
-        """Token ids of the prompt of each moment."""
+    def read(self, moments: list[Moment]) -> _Read:
+        """The prompt of each moment."""
         budget = self.config.prompt.budget_tokens
-        prompts: list[list[int]] = []
+        encoded: list[tuple[list[int], int]] = []
         for start in range(0, len(moments), _MOMENTS_AT_ONCE):
             pieces = self.writer.pieces(moments[start : start + _MOMENTS_AT_ONCE])
-            prompts += [self.vocabulary.encode_prompt(p, budget) for p in pieces]
-        return prompts
+            encoded += [self.vocabulary.encode_and_count(p, budget) for p in pieces]
+        return _Read(moments, [ids for ids, _ in encoded], [n for _, n in encoded])
 
-    def encode(self, prompts: Sequence[list[int]], labels: Sequence[Sequence[Label]]) -> EncodedLists:
-        """Prompts and their labels as arrays."""
+    def encode(
+        self, read: _Read, labels: Sequence[Sequence[Label]], *, reasons: bool = False
+    ) -> EncodedLists:
+        """Prompts and their labels as arrays; a thinker divides these and, with `reasons`, says why."""
         sft, seed = self.config.sft, self.config.seed
         noise = 0.0 if sft.labels == "log_order" else sft.order_noise
-        return encode_lists(prompts, labels, self.vocabulary, sft.tail_weight, noise, seed)
+        if self.thinker is None:
+            return encode_lists(read.prompts, labels, self.vocabulary, sft.tail_weight, noise, seed)
+        think = self.config.think
+        seen = [seen_of(m, n) for m, n in zip(read.moments, read.behaviours, strict=True)]
+        points = self.thinker.points(seen, labels)
+        share = think.without_rationale if reasons else 1.0
+        why = self.thinker.reasons(seen, points) if share < 1 else [[]] * len(points)
+        weights = [{label.query: weight_of(label, sft.tail_weight) for label in row} for row in labels]
+        made = thoughts(points, why, share, seed)
+        return encode_thoughts(
+            read.prompts, made, weights, self.vocabulary, think.rationale_tokens, noise, seed
+        )
 
     def whole_queries(self) -> np.ndarray:
         """The ids of the tokens that are one whole query."""
         paths = [self.vocabulary.encode_query(query) for query in sorted(self.allowed)]
         return np.unique([path[0] for path in paths if len(path) == 1]).astype(np.int64)
+
+    def searches(self, samples: pa.Table) -> list[list[str]]:
+        """Think: what else was searched for on each sample's day."""
+        return searches_later(self.prepared, samples) if self.thinker else [[]] * samples.num_rows
+
+    def generated(self, moments: Sequence[Moment]) -> list[list[str]]:
+        """Think: what a language model proposes at each moment, where one is configured."""
+        if self.thinker is None or self.config.think.generated_by is None:
+            return [[]] * len(moments)
+        channel = build_channel(f"zero_shot:{self.config.think.generated_by}", self.config, self.run)
+        channel.fit(self.prepared)
+        lists = channel.recommend(moments, self.config.samples.list_length)
+        return [[hint.query for hint in hints] for hints in lists]
 
 
 def rankings(config: Config, run: Path, prepared: Prepared, moments: Sequence[Moment]) -> list[list[str]]:
@@ -80,11 +121,12 @@ def rankings(config: Config, run: Path, prepared: Prepared, moments: Sequence[Mo
     ]
 
 
-def make_materials(config: Config, run: Path, folder: Path) -> dict[str, int]:
+def make_materials(config: Config, run: Path, folder: Path, *, think: bool = False) -> dict[str, int]:
     """Write everything that training reads into `folder`; returns how many lists there are.
 
     Raises:
         EmptyLogError: no samples, or no query of k users.
+        StageError: Think starts from a Direct model that is not there.
     """
     prepared = Prepared.load(run / "prepared")
     queries = prepared.queries.filter(pc.greater_equal(prepared.queries["users"], config.samples.k_users))
@@ -95,16 +137,25 @@ def make_materials(config: Config, run: Path, folder: Path) -> dict[str, int]:
             f"{train.num_rows} training and {valid.num_rows} validation samples, {queries.num_rows} queries "
             f"issued by {config.samples.k_users} users: nothing to learn from; see split and samples.k_users"
         )
-    vocabulary = _start(config, prepared, queries, folder / "init")
+    vocabulary = _start(config, run, prepared, queries, folder / "init", think=think)
     writer = prompt_writer(config, run, prepared)
     allowed = set(queries["query"].to_pylist())
-    maker = _Maker(config, run, prepared, allowed, vocabulary, writer, folder)
+    thinker = Thinker.of(config, run, prepared, allowed) if think else None
+    maker = _Maker(config, run, prepared, allowed, vocabulary, writer, folder, thinker)
     note(f"writing prompts and label lists of {train.num_rows:,} samples")
     _write_train(maker, train)
-    # prompts only: validation compares generated lists
+    _write_valid(maker, valid)
+    return {"train": train.num_rows, "valid": valid.num_rows}
+
+
+def _write_valid(maker: _Maker, valid: pa.Table) -> None:
+    """Prompts only, as validation compares generated lists; and what it compares them to."""
+    config = maker.config
+    read = maker.read(maker.prepared.moments(valid))
     nothing = [[Label("", "clicked")]] * valid.num_rows
-    maker.encode(maker.prompts(prepared.moments(valid)), nothing).save(folder / "valid.npz")
-    counts = CausalCounts(prepared.query_days, None)
+    sft = config.sft
+    encode_lists(read.prompts, nothing, maker.vocabulary, sft.tail_weight).save(maker.folder / "valid.npz")
+    counts = CausalCounts(maker.prepared.query_days, None)
     days = valid["day"].to_pylist()
     truth = {
         "targets": valid["targets"].to_pylist(),
@@ -113,30 +164,39 @@ def make_materials(config: Config, run: Path, folder: Path) -> dict[str, int]:
         "servable": {day: sorted(counts.servable(day, config.samples.k_users)) for day in sorted(set(days))},
         "length": config.samples.list_length,
     }
-    (folder / "valid.json").write_text(json.dumps(truth, ensure_ascii=False), encoding="utf-8")
-    return {"train": train.num_rows, "valid": valid.num_rows}
+    if maker.thinker is not None:
+        truth["behaviours"], truth["think"] = read.behaviours, config.think.model_dump(mode="json")
+    (maker.folder / "valid.json").write_text(json.dumps(truth, ensure_ascii=False), encoding="utf-8")
 
 
 def _write_train(maker: _Maker, train: pa.Table) -> None:
     """The label lists of METHOD section 3 and, where asked for, the ranker's own lists."""
     sft, length = maker.config.sft, maker.config.samples.list_length
     moments, targets = maker.prepared.moments(train), train["targets"].to_pylist()
+    later = maker.searches(train)
     if sft.labels == "log_order":
-        in_order = [log_order_labels(t, maker.allowed, length) for t in targets]
-        maker.encode(maker.prompts(moments), in_order).save(maker.folder / "train.npz")
+        in_order = [
+            log_order_labels(t, maker.allowed, length, searches=s)
+            for t, s in zip(targets, later, strict=True)
+        ]
+        maker.encode(maker.read(moments), in_order, reasons=True).save(maker.folder / "train.npz")
         return
     extra = between(maker.prepared, train, sft.imitation_extra, maker.config.seed)
-    orders = rankings(maker.config, maker.run, maker.prepared, [*moments, *extra])
-    prompts = maker.prompts([*moments, *extra])
+    orders, read = (
+        rankings(maker.config, maker.run, maker.prepared, [*moments, *extra]),
+        maker.read([*moments, *extra]),
+    )
     rng = np.random.default_rng(maker.config.seed) if sft.clicked_order == "random" else None
     labels = [
-        ranked_labels(t, r, maker.allowed, length, sft.tail, rng)
-        for t, r in zip(targets, orders, strict=False)
+        ranked_labels(t, r, maker.allowed, length, sft.tail, rng, searches=s, generated=g)
+        for t, r, s, g in zip(targets, orders, later, maker.generated(moments), strict=False)
     ]
-    maker.encode(prompts[: len(moments)], labels).save(maker.folder / "train.npz")
+    own = [ranked_labels([], r, maker.allowed, length, length) for r in orders]
+    if maker.thinker is not None:  # where few samples have a history there is little to give reasons for
+        labels += own[len(moments) :]
+    maker.encode(read.first(len(labels)), labels, reasons=True).save(maker.folder / "train.npz")
     if sft.imitation_epochs:
-        own = [ranked_labels([], r, maker.allowed, length, length) for r in orders]
-        lists = maker.encode(prompts, own)
+        lists = maker.encode(read, own)
         lists = rename(lists, maker.whole_queries(), sft.imitation_renamed, maker.config.seed)
         lists.save(maker.folder / "imitation.npz")
 
@@ -171,10 +231,16 @@ def between(prepared: Prepared, train: pa.Table, n: int, seed: int) -> list[Mome
     return moments
 
 
-def _start(config: Config, prepared: Prepared, queries: pa.Table, folder: Path) -> Vocabulary:
+def _start(
+    config: Config, run: Path, prepared: Prepared, queries: pa.Table, folder: Path, *, think: bool
+) -> Vocabulary:
+    """Write the model and the vocabulary to start from, with the marks of Think where it needs them."""
     special = special_tokens(config.prompt, profiles_of(prepared.users).values())
     context = config.prompt.budget_tokens + config.samples.list_length * _LIST_TOKENS + 1
-    if config.generator.start is not None:
+    if think and config.think.from_direct:
+        folders = direct_start(run)
+        model, vocabulary = generator.load(folders[0]), Vocabulary.load(folders[1])
+    elif config.generator.start is not None:
         model, vocabulary = generator.load(config.generator.start), Vocabulary.load(config.generator.start)
     elif config.generator.base is not None:
         model, vocabulary = generator.extend_pretrained(config.generator.base, special)
@@ -188,9 +254,30 @@ def _start(config: Config, prepared: Prepared, queries: pa.Table, folder: Path) 
             from aigq.models.text_encoder import TextEncoder
 
             generator.start_from_encoder(model, vocabulary, TextEncoder(config.encoder.name).encode)
+    if think:
+        vocabulary = generator.add_tokens(model, vocabulary, THINK_TOKENS)
+        limits = config.think
+        context += limits.rationale_tokens + limits.max_points * (limits.max_triggers + 1) + 1
+        longest = int(model.config.max_position_embeddings)
+        model.config.max_position_embeddings = max(longest, context)
     model.save_pretrained(folder)
     vocabulary.tokenizer.save_pretrained(folder)
     return vocabulary
+
+
+def direct_start(run: Path) -> tuple[Path, Path]:
+    """Where the weights that Think starts from are, those of Direct's imitation if any, and their tokenizer.
+
+    Raises:
+        StageError: direct_il_sft is not trained in this run.
+    """
+    folder = run / "models" / "direct_il_sft"
+    if not (folder / "training.json").exists():
+        raise StageError(
+            f"no trained model at {folder}: run `aigq train sft` first, or set think.from_direct=false"
+        )
+    imitation = folder / "training" / "imitation" / "best"
+    return (imitation if (imitation / "config.json").exists() else folder), folder
 
 
 def subset(samples: pa.Table, n: int | None, seed: int) -> pa.Table:
@@ -215,7 +302,7 @@ _READ = (
 )
 
 
-def fingerprint_of(config: Config, run: Path) -> str:
+def fingerprint_of(config: Config, run: Path, *, think: bool = False) -> str:
     """Hash of all that `make_materials` reads."""
     parts = config.model_dump(
         mode="json", include={"seed", "split", "samples", "prompt", "generator", "encoder"}
@@ -225,4 +312,9 @@ def fingerprint_of(config: Config, run: Path) -> str:
     parts["channels"] = config.channels.model_dump(mode="json", exclude={"llms"})
     summary = run / "prepared" / "summary.json"
     parts["prepared"] = summary.read_text(encoding="utf-8") if summary.exists() else ""
+    if think:
+        parts["think"] = config.model_dump(mode="json", include={"think": True, "channels": {"llms"}})
+        if config.think.from_direct:
+            with (direct_start(run)[0] / "model.safetensors").open("rb") as weights:
+                parts["start"] = hashlib.file_digest(weights, "sha256").hexdigest()
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -15,7 +15,7 @@ from aigq.errors import ConfigError
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary
 from aigq.progress import note, task
-from aigq.systems import GRPO, SFT
+from aigq.systems import GENERATORS, THINK
 from aigq.training import loop
 from aigq.training.checkpoints import Validate
 from aigq.training.encoding import EncodedLists
@@ -24,22 +24,39 @@ from aigq.training.validation import validator
 
 
 def variant(config: Config, system: str) -> Config:
-    """The config of one row. `direct_sft` is the paper's SFT row: log order, verbose prompt, same steps."""
-    if system in ("direct_il_sft", *GRPO):
-        return config
-    if system == "direct_sft":
-        prompt = config.prompt.model_copy(update={"style": "verbose"})
-        limits = [
-            config.sft.max_steps,
-            *([config.sft.imitation_max_steps] if config.sft.imitation_epochs else []),
-        ]
-        steps = None if None in limits else sum(filter(None, limits))
-        changes = {"labels": "log_order", "imitation_epochs": 0.0, "max_steps": steps}
-        changes["epochs"] = config.sft.epochs + config.sft.imitation_epochs
-        changes["learning_rate"] = config.sft.imitation_learning_rate  # nothing is learned before
-        sft = config.sft.model_copy(update=changes)
-        return config.model_copy(update={"prompt": prompt, "sft": sft})
-    raise ConfigError(f"unknown system {system}; known: {', '.join((*SFT, *GRPO))}")
+    """The config of one row. The `_sft` rows are the paper's: log order, verbose prompt, same steps.
+
+    Raises:
+        ConfigError: no generator has that name.
+    """
+    if system not in GENERATORS:
+        raise ConfigError(f"unknown system {system}; known: {', '.join(GENERATORS)}")
+    if system in THINK:
+        think, sft = config.think, config.sft
+        changes = {"max_steps": think.max_steps or sft.max_steps, "learning_rate": think.learning_rate}
+        if system == "think_il_sft" and think.from_direct:
+            changes["imitation_epochs"] = 0.0  # it has been done
+        config = config.model_copy(update={"sft": sft.model_copy(update=changes)})
+    return _plain(config) if system in ("direct_sft", "think_sft") else config
+
+
+def _plain(config: Config) -> Config:
+    """Without re-ranking, prompt compression and reasoning, in as many steps."""
+    limits = [
+        config.sft.max_steps,
+        *([config.sft.imitation_max_steps] if config.sft.imitation_epochs else []),
+    ]
+    steps = None if None in limits else sum(filter(None, limits))
+    changes = {"labels": "log_order", "imitation_epochs": 0.0, "max_steps": steps}
+    changes["epochs"] = config.sft.epochs + config.sft.imitation_epochs
+    changes["learning_rate"] = config.sft.imitation_learning_rate  # nothing is learned before
+    return config.model_copy(
+        update={
+            "prompt": config.prompt.model_copy(update={"style": "verbose"}),
+            "sft": config.sft.model_copy(update=changes),
+            "think": config.think.model_copy(update={"from_direct": False, "without_rationale": 1.0}),
+        }
+    )
 
 
 def train_sft(
@@ -52,13 +69,14 @@ def train_sft(
     config = variant(config, system)
     folder = run / "models" / system / "training"
     folder.mkdir(parents=True, exist_ok=True)
-    key = fingerprint_of(config, run)
+    think = system in THINK
+    key = fingerprint_of(config, run, think=think)
     marker = folder / "encoded.json"
     if not marker.exists() or json.loads(marker.read_text())["key"] != key:
         shutil.rmtree(folder)
         folder.mkdir()
         part = folder / "encoded.part"
-        part.write_text(json.dumps({"key": key, **make_materials(config, run, folder)}))
+        part.write_text(json.dumps({"key": key, **make_materials(config, run, folder, think=think)}))
         part.replace(marker)  # there only when everything that it vouches for is
     summary = fit_folder(
         folder, config.sft, config.seed, resume=resume, batch_size=config.decoding.batch_size
@@ -77,13 +95,14 @@ def fit_folder(
     So the materials can be made on one machine and the training done on another.
     """
     vocabulary = Vocabulary.load(folder / "init")
-    validate = validator(folder, vocabulary, batch_size)
+    validate = validator(folder, vocabulary, batch_size, reasoning=True)
     if not resume:  # an earlier training's checkpoint must not be resumed after this one's imitation
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     start, summary = folder / "init", {}
     if config.imitation_epochs:
         own, first = folder / "imitation", _imitation(config)
-        summary["imitation"] = _phase(folder / "imitation.npz", start, own, first, seed, validate, resume)
+        plain = validator(folder, vocabulary, batch_size, reasoning=False)  # the ranker gives no reasons
+        summary["imitation"] = _phase(folder / "imitation.npz", start, own, first, seed, plain, resume)
         start = own / "best"
     summary |= _phase(folder / "train.npz", start, folder, config, seed, validate, resume)
     vocabulary.tokenizer.save_pretrained(folder / "best")

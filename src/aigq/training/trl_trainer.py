@@ -18,7 +18,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 
 from aigq.config import GrpoConfig
 from aigq.errors import StageError
-from aigq.models.decoding import sample_groups
+from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.training import advantages as credit
 from aigq.training.il_grpo import Rollouts, Task, read_list, token_advantages
@@ -184,9 +184,8 @@ def sample(prompts: list[str], trainer: Any) -> dict[str, Any]:
         trainer.accelerator.unwrap_model(trainer.model),
         trainer.vocabulary,
         [task.prompts[row] for row in each],
-        [task.trees[row] for row in each],
-        task.judge.slots,
-        group,
+        [ListRow(task.trees[row], task.judge.slots) for row in rows],
+        task.judge.slots * TOKENS_PER_QUERY + 1,
         temperature=trainer.il.temperature,
         top_k=trainer.il.top_k,
     ).flatten(0, 1)

@@ -1,22 +1,34 @@
 """Query HR of generated lists on validation moments, from the files valid.npz and valid.json alone."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel
 
+from aigq.config import ThinkConfig
 from aigq.models.decoding import QueryTree, generate_lists
+from aigq.models.think_decoding import Marks, generate_thoughts
 from aigq.models.vocabulary import Vocabulary
+from aigq.samples.interests import by_rank
 from aigq.training.checkpoints import Validate
 from aigq.training.encoding import EncodedLists
 
+Draw = Callable[[PreTrainedModel, list[list[int]], list[QueryTree], np.ndarray], list[list[str]]]
+"""Lists of one batch: draw(model, prompts, trees, which samples they are)."""
 
-def validator(folder: Path, vocabulary: Vocabulary, batch_size: int) -> Validate:
-    """What measures a model on the validation moments of a training folder, with greedy lists."""
+
+def validator(folder: Path, vocabulary: Vocabulary, batch_size: int, *, reasoning: bool = True) -> Validate:
+    """What measures a model on the validation moments of a training folder, with greedy lists.
+
+    With `reasoning`, Think reasons first where that is trained.
+    """
     data = EncodedLists.load(folder / "valid.npz")
     truth = json.loads((folder / "valid.json").read_text(encoding="utf-8"))
     trees = {day: QueryTree(queries, vocabulary) for day, queries in truth["servable"].items()}
+    draw = _thinker(truth, vocabulary, reasoning) if "think" in truth else _lister(truth, vocabulary)
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
         hits, novel = [], []
@@ -25,7 +37,7 @@ def validator(folder: Path, vocabulary: Vocabulary, batch_size: int) -> Validate
             rows = order[start : start + batch_size]
             prompts = [data.prompt(i).tolist() for i in rows]
             where = [trees[str(truth["days"][i])] for i in rows]
-            lists = generate_lists(model, vocabulary, prompts, where, truth["length"])
+            lists = draw(model, prompts, where, rows)
             for i, queries in zip(rows, lists, strict=True):
                 found = [q in set(queries) for q in truth["targets"][i]]
                 hits.append(np.mean(found))
@@ -34,3 +46,30 @@ def validator(folder: Path, vocabulary: Vocabulary, batch_size: int) -> Validate
         return {"query_hr": float(np.mean(hits)), "novel_query_hr": float(np.mean(novel)) if novel else 0.0}
 
     return validate
+
+
+def _lister(truth: dict[str, Any], vocabulary: Vocabulary) -> Draw:
+    def draw(
+        model: PreTrainedModel, prompts: list[list[int]], trees: list[QueryTree], rows: np.ndarray
+    ) -> list[list[str]]:
+        return generate_lists(model, vocabulary, prompts, trees, truth["length"])
+
+    return draw
+
+
+def _thinker(truth: dict[str, Any], vocabulary: Vocabulary, reasoning: bool) -> Draw:
+    """Lists merged over interest points."""
+    limits = ThinkConfig.model_validate(truth["think"])
+    reasoning = reasoning and limits.without_rationale < 1
+    marks = Marks.of(vocabulary)
+
+    def draw(
+        model: PreTrainedModel, prompts: list[list[int]], trees: list[QueryTree], rows: np.ndarray
+    ) -> list[list[str]]:
+        behaviours = [truth["behaviours"][i] for i in rows]
+        written = generate_thoughts(
+            model, marks, prompts, behaviours, trees, truth["length"], limits, reasoning=reasoning
+        )
+        return [by_rank(thought.points) for thought in written]
+
+    return draw

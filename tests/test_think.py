@@ -1,0 +1,144 @@
+"""Think from the command line, on the made-up log of test_cli: trained after Direct, a row of the table."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from aigq import config as configs
+from aigq.cli import DONE, FAILED, main
+from aigq.models.generator import load
+from aigq.models.think_grammar import read
+from aigq.models.vocabulary import Vocabulary
+from aigq.prepared import CausalCounts, Prepared
+from aigq.runs import Run
+from aigq.stages import channel_of
+from aigq.training.encoding import EncodedLists
+from aigq.training.materials import make_materials
+from test_cli import GAMES, SMALL, write_log
+
+sys.path.append(str(Path(__file__).parent / "recall"))  # the endpoint, shared with the zero-shot row
+import test_zero_shot
+
+endpoint = test_zero_shot.endpoint
+
+ROWS = ["think_il_sft", "think_sft", "think_il_sft:new", "direct_il_sft"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run with both Think rows."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("think")
+    write_log(folder / "searches.csv")
+    data = {"tables": str(folder / "tables"), "source": "bestbuy", "path": str(folder / "searches.csv")}
+    limits = {"think": {"max_triggers": 2, "rationale_tokens": 24}}
+    rows = {"evaluation": {**SMALL["evaluation"], "rows": ROWS}}
+    shop = {"name": "shop", "data": data, **SMALL, **limits, **rows}
+    (folder / "shop.yaml").write_text(yaml.safe_dump(shop))
+    assert main(["table", "--config", str(folder / "shop.yaml"), "--run", str(folder / "run")]) == DONE
+    return folder / "run"
+
+
+def opened(run: Path) -> Run:
+    return Run.open(run, configs.load(run / "config.yaml"))
+
+
+def test_the_table_has_the_rows_and_think_was_trained_after_direct(run):
+    rows = {row["system"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
+    assert list(rows) == ROWS
+    assert rows["think_il_sft"]["query_hr"] > 0.3  # ten games, lists of five
+    stages = json.loads((run / "stages.json").read_text())
+    begun = [stages[name]["started"] for name in ("sft:direct_il_sft", "think:think_il_sft")]
+    assert begun == sorted(begun)
+
+
+def test_think_starts_from_the_weights_of_directs_imitation(run):
+    imitation = load(run / "models/direct_il_sft/training/imitation/best").get_input_embeddings().weight
+    start = load(run / "models/think_il_sft/training/init").get_input_embeddings().weight
+    torch.testing.assert_close(start[: len(imitation)], imitation)
+    assert len(start) == len(imitation) + 3
+    summary = json.loads((run / "models/think_il_sft/training.json").read_text())
+    assert summary["steps"] > 0
+    assert "imitation" not in summary  # Direct's stands for it
+
+
+def test_training_lists_reason_in_part_and_the_plain_row_never(run):
+    shares = {}
+    for system in ("think_sft", "think_il_sft"):
+        folder = run / "models" / system / "training"
+        vocabulary = Vocabulary.load(folder / "init")
+        lists = EncodedLists.load(folder / "train.npz")
+        firsts = [int(lists.tokens[a + n]) for a, n in zip(lists.starts, lists.prompt_lengths, strict=False)]
+        marks = [vocabulary.special[token] for token in firsts]
+        assert set(marks) <= {"<think>", "<interest>"}
+        shares[system] = marks.count("<think>") / len(marks)
+    assert shares["think_sft"] == 0
+    assert 0.2 < shares["think_il_sft"] < 0.6
+
+
+def test_interest_points_name_the_shoppers_behaviours_and_only_servable_queries(run):
+    prepared, at = Prepared.load(run / "prepared"), opened(run)
+    generator = channel_of(at, "think_il_sft")
+    generator.fit(prepared)
+    moments = prepared.moments(prepared.split("test").slice(0, 20))
+    counts = CausalCounts(prepared.query_days, None)
+    lists = generator.recommend(moments, 5)
+    for moment, interests, hints in zip(moments, generator.think(moments, 5), lists, strict=True):
+        written = [query for interest in interests for query in interest.queries]
+        assert sorted(written) == sorted(hint.query for hint in hints)
+        assert len(set(written)) == len(written) == 5
+        assert set(written) <= counts.servable(moment.day, at.config.samples.k_users) <= set(GAMES)
+        texts = moment.history["text"].to_pylist()
+        reasons = {hint.query: hint.reason for hint in hints}
+        for interest in interests:
+            assert all(trigger.text == texts[-trigger.index] for trigger in interest.triggers)
+            named = min(interest.triggers, key=lambda t: t.index).text if interest.triggers else None
+            expected = f"because of “{named}”" if named else "new for you"
+            assert all(reasons[query] == expected for query in interest.queries)
+
+
+def test_think_alone_says_what_it_starts_from(run, tmp_path, capsys):
+    config = str(run / "config.yaml")
+    common = ["--config", config, "--run", str(tmp_path / "other")]
+    assert main(["prepare", *common]) == DONE
+    capsys.readouterr()
+    assert main(["train", "sft", "--system", "think_il_sft", *common]) == FAILED
+    assert "run `aigq train sft` first, or set think.from_direct=false" in capsys.readouterr().err
+
+
+def test_a_language_model_teaches_and_adds_labels(run, tmp_path, endpoint, monkeypatch):
+    monkeypatch.setattr(test_zero_shot, "ANSWER", "1. zelda\n2. halo\n3. since they like Zelda so much")
+    raw = opened(run).config.model_dump(mode="json")
+    raw["channels"]["llms"] = {"tiny": {"base_url": endpoint.url, "model": "tiny"}}
+    raw["think"] |= {
+        "teacher": "tiny",
+        "generated_by": "tiny",
+        "without_rationale": 0.0,
+        "rationale_tokens": 200,
+    }
+    raw["sft"] |= {
+        "tail": 1,
+        "max_samples": 40,
+        "imitation_epochs": 0.0,
+        "imitation_extra": 0,
+        "order_noise": 0,
+    }
+    make_materials(configs.parse(raw), run, tmp_path, think=True)
+    vocabulary = Vocabulary.load(tmp_path / "init")
+    lists = EncodedLists.load(tmp_path / "train.npz")
+    read_back = []
+    for start, end, n in zip(lists.starts, lists.starts[1:], lists.prompt_lengths, strict=False):
+        read_back.append(read(lists.tokens[start + n : end].tolist(), vocabulary, 8))
+    assert all(reading.faults == () for reading in read_back)
+    reasons = {text for reading in read_back for text in reading.thought.rationales}
+    assert reasons == {"1. zelda 2. halo 3. since they like Zelda so much"}
+    queries = [q for reading in read_back for point in reading.thought.points for q in point.queries]
+    assert 0 < queries.count("zelda") + queries.count("halo") <= len(queries) - 20
+    asked = len(endpoint.requests)
+    assert asked > 0
+    make_materials(configs.parse(raw), run, tmp_path, think=True)
+    assert len(endpoint.requests) == asked  # all answers were kept

@@ -1,0 +1,95 @@
+from collections import Counter
+
+import numpy as np
+import pytest
+from recall_shop import GROUPS, build
+
+from aigq.config import ThinkConfig, parse
+from aigq.errors import ConfigError
+from aigq.models.think_grammar import Thought
+from aigq.samples.interests import InterestPoint
+from aigq.samples.labels import Label
+from aigq.samples.rationales import template
+from aigq.training.thoughts import Explainer, Seen, Thinker, searches_later, seen_of, teacher_of, thoughts
+
+LIMITS = ThinkConfig(links=2, neighbours=3, min_cosine=0.9)
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    return build()
+
+
+def encode(texts):
+    """Every text its own direction (n, 64), but `ski glove` has that of `ski gloves`."""
+    places = [sum(map(ord, text.replace("glove", "gloves").replace("ss", "s"))) % 64 for text in texts]
+    return np.eye(64)[places]
+
+
+@pytest.fixture(scope="module")
+def thinker(prepared):
+    allowed = set(GROUPS["sea"] + GROUPS["snow"])
+    return Thinker(Explainer(LIMITS, prepared, encode), template, allowed, LIMITS)
+
+
+def test_searches_later_are_those_of_the_rest_of_the_day(prepared):
+    train = prepared.split("train")
+    lists = searches_later(prepared, train)
+    assert lists == train["targets"].to_pylist()  # a user-day begins at midnight: all of the day
+    later = train.set_column(
+        train.schema.get_field_index("n_before"), "n_before", [[n + 1 for n in train["n_before"].to_pylist()]]
+    )
+    assert searches_later(prepared, later) == [targets[1:] for targets in train["targets"].to_pylist()]
+
+
+def test_a_prompt_shows_the_latest_first(prepared):
+    moment = next(m for m in prepared.moments(prepared.split("train")) if m.history.num_rows > 4)
+    seen = seen_of(moment, 3)
+    assert seen.texts == moment.history["text"].to_pylist()[-1:-4:-1]
+    assert seen_of(moment, 0) == Seen([], [], [])
+
+
+def test_queries_are_explained_by_text_category_co_click_and_meaning(thinker):
+    seen = Seen(["sun cream", "ski glove", "elsewhere"], ["sea", None, None], ["search"] * 3)
+    queries = ["sun cream", "beach towel", "ski gloves", "nobody knows this"]
+    assert thinker.explainer.links(seen, queries) == [(1,), (1,), (2,), ()]
+    assert thinker.explainer.links(Seen([], [], []), queries) == [()] * 4
+    without_category = Seen(["snorkel set"], [None], ["click"])
+    linked = thinker.explainer.links(without_category, GROUPS["sea"] + GROUPS["snow"])
+    assert any(linked[i] for i, q in enumerate(GROUPS["sea"]) if q != "snorkel set")  # co-click alone
+    assert not any(linked[len(GROUPS["sea"]) :])
+
+
+def test_a_language_models_queries_must_be_tied_to_the_history(thinker):
+    seen = [Seen(["sun cream"], ["sea"], ["search"])]
+    labels = [Label("sled", "ranker"), Label("beach towel", "llm"), Label("wool hat", "llm")]
+    assert thinker.points(seen, [labels]) == [
+        [InterestPoint((), ("sled",)), InterestPoint((1,), ("beach towel",))]
+    ]
+
+
+def test_reasons_name_no_search_of_a_single_shopper(thinker):
+    seen = [Seen(["a secret of mine", "sun cream"], [None, "sea"], ["search", "search"])]
+    secret, mixed = InterestPoint((1,), ("sled",)), InterestPoint((1, 2), ("beach towel",))
+    assert thinker.reasons(seen, [[secret, mixed]]) == [["sun cream, so beach towel"]]
+    viewed = [
+        Seen(["a secret of mine"], [None], ["click"])
+    ]  # an item's text is the shop's, not the shopper's
+    assert thinker.reasons(viewed, [[secret]]) == [["a secret of mine, so sled"]]
+
+
+def test_a_share_of_the_thoughts_is_answer_only():
+    points, why = [[InterestPoint((), ("a",))]] * 400, [["because"]] * 400
+    made = thoughts(points, why, 0.25, seed=0)
+    assert made == thoughts(points, why, 0.25, seed=0)
+    counts = Counter(thought.rationales for thought in made)
+    assert 60 < counts[()] < 140
+    assert counts[()] + counts[("because",)] == 400
+    assert thoughts(points, why, 1.0, seed=0)[0] == Thought((), (InterestPoint((), ("a",)),))
+
+
+def test_an_unknown_teacher_is_refused(tmp_path):
+    split = {"validation_from": "2026-01-31", "test_from": "2026-02-05"}
+    config = parse({"split": split, "think": {"teacher": "nobody"}})
+    with pytest.raises(ConfigError, match=r"no channels\.llms\.nobody in the config; known: template"):
+        teacher_of(config, tmp_path)
