@@ -51,7 +51,7 @@ class ThinkGenerator(DirectGenerator):
         return [self._hints(found, read) for found, read in zip(interests, parts, strict=True)]
 
     def _hints(self, interests: Sequence[Interest], read: PromptParts) -> list[Hint]:
-        """One ranked list; a hint names the latest behaviour of its interest, or what explains a discovery."""
+        """One ranked list; a hint names the latest behaviour of its interest, or what explains discovery."""
         reasons = {}
         for interest in interests:
             latest = min(interest.triggers, key=lambda trigger: trigger.index, default=None)
