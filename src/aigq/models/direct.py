@@ -110,7 +110,12 @@ def explain(query: str, parts: PromptParts, category_of: dict[str, str]) -> str:
     category = category_of.get(query)
     for behaviour in reversed(parts.behaviours):
         if category is not None and category_of.get(behaviour.text) == category:
-            return f"because of “{behaviour.text}”"
+            return because(behaviour.text)
     if query in parts.trending:
         return "popular in the shop now"
     return "new for you"
+
+
+def because(text: str) -> str:
+    """The reason that names a behaviour."""
+    return f"because of “{text}”"

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from aigq.models.direct import DirectGenerator
+from aigq.history.prompt import PromptParts
+from aigq.models.direct import DirectGenerator, because, explain
 from aigq.models.think_decoding import Marks, generate_thoughts
 from aigq.models.think_grammar import Thought
 from aigq.prepared import Moment, Prepared
@@ -41,20 +42,37 @@ class ThinkGenerator(DirectGenerator):
 
     def think(self, moments: Sequence[Moment], n: int) -> list[list[Interest]]:
         """The interest points of each moment, at most n distinct queries in all, in the order written."""
-        thoughts = self._thoughts(moments, n)
+        return self._interests(moments, self._writer.parts(moments), n)
+
+    def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
+        """At most n hints for each moment: first queries of all interest points, then the second ones, ..."""
+        parts = self._writer.parts(moments)
+        interests = self._interests(moments, parts, n)
+        return [self._hints(found, read) for found, read in zip(interests, parts, strict=True)]
+
+    def _hints(self, interests: Sequence[Interest], read: PromptParts) -> list[Hint]:
+        """One ranked list; a hint names the latest behaviour of its interest, or what explains discovery."""
+        reasons = {}
+        for interest in interests:
+            latest = min(interest.triggers, key=lambda trigger: trigger.index, default=None)
+            for query in interest.queries:
+                reasons[query] = because(latest.text) if latest else explain(query, read, self._category)
+        merged = by_rank([InterestPoint((), interest.queries) for interest in interests])
+        return [Hint(query, 1.0 / rank, reasons[query]) for rank, query in enumerate(merged, 1)]
+
+    def _interests(
+        self, moments: Sequence[Moment], parts: Sequence[PromptParts], n: int
+    ) -> list[list[Interest]]:
+        thoughts = self.thoughts(moments, parts, n)
         return [
             [Interest(_triggers(moment, point), point.queries) for point in thought.points]
             for moment, thought in zip(moments, thoughts, strict=True)
         ]
 
-    def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
-        """At most n hints for each moment: first queries of all interest points, then the second ones, ..."""
-        return [_hints(interests) for interests in self.think(moments, n)]
-
-    def _thoughts(self, moments: Sequence[Moment], n: int) -> list[Thought]:
+    def thoughts(self, moments: Sequence[Moment], parts: Sequence[PromptParts], n: int) -> list[Thought]:
+        """What the model wrote for these prompts, its reasoning included."""
         budget, decoding = self._config.prompt.budget_tokens, self._config.decoding
-        pieces = self._writer.pieces(moments)
-        encoded = [self._vocabulary.encode_and_count(p, budget) for p in pieces]
+        encoded = [self._vocabulary.encode_and_count(self._writer.styled(p), budget) for p in parts]
         reasoning = decoding.reasoning and self._config.think.without_rationale < 1
         thoughts = [Thought()] * len(moments)
         for rows in self._batches([ids for ids, _ in encoded]):
@@ -81,16 +99,3 @@ def _triggers(moment: Moment, point: InterestPoint) -> tuple[Trigger, ...]:
     rows = (moment.history.slice(moment.history.num_rows - i, 1).to_pylist()[0] for i in point.triggers)
     named = zip(point.triggers, rows, strict=True)
     return tuple(Trigger(i, *(row[column] for column in columns)) for i, row in named)
-
-
-def _hints(interests: Sequence[Interest]) -> list[Hint]:
-    """One ranked list; each hint names the most recent behaviour of its interest point."""
-    reasons = {query: _reason(interest) for interest in interests for query in interest.queries}
-    merged = by_rank([InterestPoint((), interest.queries) for interest in interests])
-    return [Hint(query, 1.0 / rank, reasons[query]) for rank, query in enumerate(merged, 1)]
-
-
-def _reason(interest: Interest) -> str:
-    if not interest.triggers:
-        return "new for you"
-    return f"because of “{min(interest.triggers, key=lambda trigger: trigger.index).text}”"
