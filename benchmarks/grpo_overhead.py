@@ -1,7 +1,7 @@
 """What IL-GRPO adds to a step of TRL's GRPO: `python benchmarks/grpo_overhead.py`.
 
-Both train the same new model of the recipes' size on the same prompts. The baseline is TRL's trainer as it is,
-with one reward per list that costs nothing. IL-GRPO adds on the same rollouts: finding the queries, all
+Both train the same new model of the recipes' size on the same prompts. The baseline is TRL's trainer as it
+is, with one reward per list that costs nothing. IL-GRPO adds on the same rollouts: finding the queries, all
 rewards but the CTR model's, and the advantages per token. Processor time of one thread, so that other work on
 the machine does not count. Writes benchmarks/results/grpo_overhead.json.
 """
