@@ -7,6 +7,7 @@ RUN/models/ctr/training/  checkpoint, best weights and log
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -62,7 +63,8 @@ def train_ctr(config: Config, run: Path, *, resume: bool = False) -> dict[str, A
     work = folder / "training"
     work.mkdir(parents=True, exist_ok=True)
     start = _read_start(config.ctr)
-    data = make_rows(config, Prepared.load(run / "prepared"), start["profile"] if start else None)
+    prepared = Prepared.load(run / "prepared")
+    data = make_rows(config, prepared, start["profile"] if start else None)
     model = _build(config, data, start)
     progress = _fit(model, data, config, work, resume=resume)
     model.load_state_dict(torch.load(work / "best.pt", weights_only=True))
@@ -74,6 +76,7 @@ def train_ctr(config: Config, run: Path, *, resume: bool = False) -> dict[str, A
     user = data.test.users_of_pairs()
     summary = {
         "mode": "exposure" if config.samples.unit == "exposure" else "bootstrap",
+        "clicks": prepared.clicks,
         "moments": {part: len(getattr(data, part)) for part in ("train", "valid", "test")},
         "pairs": {part: len(getattr(data, part).clicked) for part in ("train", "valid", "test")},
         "clicked": {part: float(getattr(data, part).clicked.mean()) for part in ("train", "valid", "test")},
@@ -185,6 +188,7 @@ def _fit(model: ClickNet, data: ClickData, config: Config, folder: Path, *, resu
             (folder / earlier).unlink(missing_ok=True)
         _validate(model, data, folder, progress)  # training on may only improve on its start
         save_checkpoint(folder, model, optimizer, progress)
+    started = time.monotonic() - progress.seconds
     with task("ctr steps", progress.total) as advance:
         advance(progress.step)
         for epoch in range(progress.step // per_epoch, math.ceil(ctr.epochs)):
@@ -199,6 +203,7 @@ def _fit(model: ClickNet, data: ClickData, config: Config, folder: Path, *, resu
                 advance(1)
                 if progress.step % ctr.eval_every == 0 or progress.step == progress.total:
                     _validate(model, data, folder, progress)
+                    progress.seconds = time.monotonic() - started
                     save_checkpoint(folder, model, optimizer, progress)
     return progress
 
