@@ -131,6 +131,9 @@ def test_the_same_again_changes_nothing_another_seed_does(replayed, tmp_path):
     replay(settings, folder / "run", tmp_path / "again")
     same = pq.read_table(tmp_path / "again" / "events.parquet")
     assert same.equals(pq.read_table(folder / "out" / "events.parquet"))
+    (tmp_path / "again" / "events.parquet").unlink()  # as a replay that was cut off leaves it
+    replay(settings, folder / "run", tmp_path / "again")
+    assert same.equals(pq.read_table(tmp_path / "again" / "events.parquet"))
     replay(settings.model_copy(update={"seed": 1}), folder / "run", tmp_path / "again")
     assert not same.equals(pq.read_table(tmp_path / "again" / "events.parquet"))
 

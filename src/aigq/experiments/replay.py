@@ -53,8 +53,15 @@ _SECOND: Final = np.timedelta64(1_000_000, "us")
 
 @dataclass(frozen=True)
 class Shown:
-    """The hints of one exposure by place, the propensity of each draw, and the place clicked, if any."""
+    """One exposure: when it was seen, when the day's first behaviour came, and the hints by place.
 
+    `propensity` and `appeal` are those of each hint; `click` is the place clicked, if any.
+    """
+
+    user_id: str
+    request_id: str
+    seen: np.datetime64
+    first: np.datetime64
     queries: list[str]
     propensity: np.ndarray
     appeal: np.ndarray
@@ -77,45 +84,46 @@ def replay(config: Config, run: Path, out: Path) -> dict[str, Any]:
     settings, source = config.replay, config.data.tables
     _check(config, out)
     mark = _fingerprint(config, run)
-    if (done := _read(out)).get("replay", {}).get("fingerprint") == mark:
+    done = _read(out)
+    if done.get("replay", {}).get("fingerprint") == mark and (out / "events.parquet").exists():
         return done
     prepared = Prepared.load(run / "prepared")
     days = prepared.samples.filter(pc.not_equal(prepared.samples["split"], "train"))
-    channels, first_of_day = _fitted(config, run, prepared), _first_of_each(prepared, days)
     events: list[dict[str, Any]] = []
     simulation: list[dict[str, Any]] = []
-    skipped = 0
-    with task("replayed days", days.num_rows) as advance:
-        for start, moments in batches(prepared.moments(days), _MOMENTS_AT_ONCE):
-            targets = days["targets"].slice(start, len(moments)).to_pylist()
-            proposed = propose(channels, moments, settings)
-            parts = zip(moments, proposed, targets, first_of_day[start:], strict=False)
-            for moment, scores, wanted, first in parts:
-                seen = first - settings.lead_seconds * _SECOND
-                if seen < moment.cut or not scores:  # before midnight, or nothing to show
-                    skipped += 1
-                    continue
-                rng = np.random.default_rng((config.seed, moment.sample_id))
-                hints = _show(scores, wanted, prepared.category_of, settings, rng)
-                request = f"replay-{moment.sample_id}"
-                events += _events(moment.user_id, request, hints, seen, first)
-                simulation += _simulation(request, hints, settings)
-            advance(len(moments))
+    for exposure in _exposures(config, prepared, days, _fitted(config, run, prepared)):
+        events += _events(exposure)
+        simulation += _simulation(exposure, settings)
     if not events:
         raise EmptyLogError("replay: no day after split.validation_from gave an exposure")
-    clicks = sum(row["clicked"] for row in simulation)
-    counts = {
-        "exposures": len({row["request_id"] for row in simulation}),
-        "clicks": clicks,
-        "skipped": skipped,
-    }
+    exposures = sum(row["position"] == 0 for row in simulation)
     about = {
         "fingerprint": mark,
-        **counts,
+        "exposures": exposures,
+        "clicks": sum(row["clicked"] for row in simulation),
+        "skipped": days.num_rows - exposures,
         "seed": config.seed,
         "constants": settings.model_dump(mode="json"),
     }
     return _write(source, out, events, simulation, about)
+
+
+def _exposures(
+    config: Config, prepared: Prepared, days: pa.Table, channels: Sequence[RecallChannel]
+) -> Iterator[Shown]:
+    """One exposure for each shopping day, unless it would lie before midnight or there is nothing to show."""
+    settings, first_of_day = config.replay, _first_of_each(prepared, days)
+    with task("replayed days", days.num_rows) as advance:
+        for start, moments in batches(prepared.moments(days), _MOMENTS_AT_ONCE):
+            targets = days["targets"].slice(start, len(moments)).to_pylist()
+            proposed = propose(channels, moments, settings)
+            firsts = first_of_day[start : start + len(moments)]
+            for moment, scores, wanted, first in zip(moments, proposed, targets, firsts, strict=True):
+                seen = first - settings.lead_seconds * _SECOND
+                if seen >= moment.cut and scores:
+                    rng = np.random.default_rng((config.seed, moment.sample_id))
+                    yield _show(moment, (seen, first), scores, wanted, prepared.category_of, settings, rng)
+            advance(len(moments))
 
 
 def propose(
@@ -178,6 +186,8 @@ def look(appealing: np.ndarray, examination: Sequence[float], rng: np.random.Gen
 
 
 def _show(
+    moment: Moment,
+    times: tuple[np.datetime64, np.datetime64],
     scores: dict[str, float],
     wanted: Sequence[str],
     category_of: dict[str, str],
@@ -189,26 +199,26 @@ def _show(
     drawn, propensity = draw(values, settings.shown, settings.exploration, rng)
     queries = [names[i] for i in drawn]
     appealing = appeal(queries, wanted, category_of, settings)
-    return Shown(queries, propensity, appealing, look(appealing, settings.examination, rng))
+    click = look(appealing, settings.examination, rng)
+    return Shown(moment.user_id, f"replay-{moment.sample_id}", *times, queries, propensity, appealing, click)
 
 
-def _events(
-    user: str, request: str, shown: Shown, seen: np.datetime64, first: np.datetime64
-) -> Iterator[dict[str, Any]]:
+def _events(shown: Shown) -> Iterator[dict[str, Any]]:
     """The exposure as rows of EVENTS; the click lies halfway to the day's first behaviour."""
-    base = {"user_id": user, "request_id": request, "item_id": None, "session_id": None}
+    base = {"user_id": shown.user_id, "request_id": shown.request_id, "item_id": None, "session_id": None}
     for place, query in enumerate(shown.queries):
-        yield {**base, "ts": seen.item(), "action": "hint_impression", "query": query, "position": place}
+        ts = shown.seen.item()
+        yield {**base, "ts": ts, "action": "hint_impression", "query": query, "position": place}
     if shown.click is not None:
-        ts = (seen + (first - seen) // 2).item()
+        ts = (shown.seen + (shown.first - shown.seen) // 2).item()
         query = shown.queries[shown.click]
         yield {**base, "ts": ts, "action": "hint_click", "query": query, "position": shown.click}
 
 
-def _simulation(request: str, shown: Shown, settings: ReplayConfig) -> Iterator[dict[str, Any]]:
+def _simulation(shown: Shown, settings: ReplayConfig) -> Iterator[dict[str, Any]]:
     for place, query in enumerate(shown.queries):
         yield {
-            "request_id": request,
+            "request_id": shown.request_id,
             "position": place,
             "query": query,
             "propensity": float(shown.propensity[place]),

@@ -69,29 +69,38 @@ def train_ctr(config: Config, run: Path, *, resume: bool = False) -> dict[str, A
     progress = _fit(model, data, config, work, resume=resume)
     model.load_state_dict(torch.load(work / "best.pt", weights_only=True))
     model.eval()
-    found = {part: predict(model, getattr(data, part), data.texts) for part in ("valid", "test")}
-    calibration = Calibration.fitted(found["valid"].mean(axis=1), data.valid.clicked)
-    probability = calibration(found["test"].mean(axis=1))
-    trees, n_trees = _trees(data, config.seed)
-    user = data.test.users_of_pairs()
+    logits = {
+        part: predict(model, getattr(data, part), data.texts).mean(axis=1) for part in ("valid", "test")
+    }
+    calibration = Calibration.fitted(logits["valid"], data.valid.clicked)
+    unknown = float(np.quantile(calibration(logits["valid"]), _UNKNOWN))
     summary = {
         "mode": "exposure" if config.samples.unit == "exposure" else "bootstrap",
         "clicks": prepared.clicks,
-        "moments": {part: len(getattr(data, part)) for part in ("train", "valid", "test")},
-        "pairs": {part: len(getattr(data, part).clicked) for part in ("train", "valid", "test")},
-        "clicked": {part: float(getattr(data, part).clicked.mean()) for part in ("train", "valid", "test")},
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
         "calibration": calibration._asdict(),
+        **_judged(data, calibration(logits["test"]), config.seed),
+    }
+    _write(folder, model, data, config, calibration, unknown)
+    (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _judged(data: ClickData, probability: np.ndarray, seed: int) -> dict[str, Any]:
+    """Sizes of the splits, and how good the probabilities of the test pairs are, beside LightGBM's."""
+    parts = {part: getattr(data, part) for part in ("train", "valid", "test")}
+    trees, n_trees = _trees(data, seed)
+    user = data.test.users_of_pairs()
+    return {
+        "moments": {part: len(rows) for part, rows in parts.items()},
+        "pairs": {part: len(rows.clicked) for part, rows in parts.items()},
+        "clicked": {part: float(rows.clicked.mean()) for part, rows in parts.items()},
         "later_days": judge(data.test.clicked, probability, user),
         "later_days_lightgbm": judge(data.test.clicked, trees, user),
         "lightgbm_trees": n_trees,
     }
-    unknown = float(np.quantile(calibration(found["valid"].mean(axis=1)), _UNKNOWN))
-    _write(folder, model, data, config, calibration, unknown)
-    (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return summary
 
 
 def require_auc(summary: dict[str, Any], floor: float) -> None:
