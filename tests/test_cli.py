@@ -167,6 +167,7 @@ def test_a_config_without_tables_or_source_says_how_to_import(aigq):
     ("arguments", "command"),
     [
         (["train", "sft"], "aigq prepare"),
+        (["train", "ctr"], "aigq prepare"),
         (["evaluate"], "aigq prepare"),
         (["generate", "u2q", "--users", "a"], "aigq prepare"),
     ],
@@ -290,6 +291,47 @@ def test_stages_one_by_one(aigq, shop):
     code, out, err = aigq("evaluate", *run, "--json")
     assert code == DONE, err
     assert len(json.loads(out)["rows"]) == len(SMALL["evaluation"]["rows"])
+
+
+def test_ctr_is_trained_once_and_orders_a_row(aigq, shop):
+    run = ("--config", "shop.yaml", "--run", "runs/ctr", "--set", "evaluation.rows=[popular, ctr]")
+    run += ("--set", "ctr.epochs=1", "--set", "ctr.eval_every=20")
+    assert aigq("prepare", *run)[0] == DONE
+    code, _, err = aigq("evaluate", *run)
+    assert code == FAILED
+    assert "run `aigq train ctr` first" in err
+    code, out, err = aigq("train", "ctr", *run, "--json")
+    assert code == DONE, err
+    summary = json.loads(out)
+    assert set(summary["later_days"]) == set(summary["later_days_lightgbm"])
+    assert json.loads(aigq("train", "ctr", *run, "--json")[1]) == summary
+    code, _, err = aigq("train", "ctr", *run, "--set", "ctr.dim=16", "--resume")
+    assert code == WRONG_USE
+    assert "ctr.dim=32" in err
+    code, out, err = aigq("evaluate", *run, "--json")
+    assert code == DONE, err
+    assert [row["system"] for row in json.loads(out)["rows"]] == ["popular", "ctr"]
+    code, out, err = aigq(
+        "generate", "u2q", "--run", "runs/ctr", "--system", "ctr", "--users", "u1", "--json"
+    )
+    assert code == DONE, err
+
+
+def test_replay_then_exposure_mode(aigq, shop):
+    day = ("--set", "samples.unit=user_day", "--set", "replay.channels=[popular, personal]")
+    run = ("--config", "shop.yaml", "--run", "runs/replay", *day, "--out", "replayed", "--json")
+    code, out, err = aigq("replay", *run)
+    assert code == DONE, err
+    assert json.loads(out)["clicks"] == "simulated"
+    assert aigq("replay", *run)[1] == out
+    exposures = ("--set", "data.tables=replayed", "--set", "samples.unit=exposure")
+    days = ("--set", "split.validation_from=2011-09-12", "--set", "split.test_from=2011-09-16")
+    run = ("--config", "shop.yaml", "--run", "runs/exposures", *exposures, *days, "--json")
+    code, out, err = aigq("table", *run, "--set", "evaluation.rows=[popular]")
+    assert code == DONE, err
+    result = json.loads(out)
+    assert (result["mode"], result["clicks"]) == ("exposure", "simulated")
+    assert "simulated clicks" in (shop / "runs" / "exposures" / "report.html").read_text()
 
 
 def test_hints_have_reasons_and_obey_the_count(aigq, trained):

@@ -123,6 +123,24 @@ def prepare(*, common: Common = _COMMON, force: Force = False) -> int:
     return DONE
 
 
+@app.command
+def replay(
+    *,
+    out: Annotated[Path, Parameter(help="Folder for the tables with simulated hint events.")],
+    common: Common = _COMMON,
+) -> int:
+    """Show hints to the shoppers of a log and simulate their clicks, for logs without exposures."""
+    run = common.open()
+    import_if_absent(run.config)
+    run_prepare(run, force=False)
+    from aigq.experiments.replay import replay as work
+
+    with redirect_stdout(sys.stderr):
+        summary = work(run.config, run.folder, out)
+    _show(summary, None, as_json=common.json)
+    return DONE
+
+
 @train.command(name="sft")
 def train_sft(
     *,

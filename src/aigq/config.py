@@ -260,7 +260,7 @@ class CtrConfig(Section):
         4, ge=2, description="output heads, each trained on its own draw of moments: they tell uncertainty"
     )
     dropout: float = Field(0.1, ge=0, lt=1, description="of the layer over all features")
-    epochs: float = Field(6.0, gt=0, description="passes over the training samples at most")
+    epochs: float = Field(4.0, gt=0, description="passes over the training samples at most")
     batch_size: int = Field(32, ge=1, description="moments per optimiser step, each with all its candidates")
     learning_rate: float = Field(2e-3, gt=0, description="AdamW; falls linearly to 0")
     weight_decay: float = Field(0.01, ge=0, description="AdamW")
@@ -404,6 +404,38 @@ class ChannelsConfig(Section):
     )
 
 
+class ReplayConfig(Section):
+    """`aigq replay`: hints shown to a log's shoppers, and simulated clicks on them."""
+
+    channels: list[str] = Field(
+        ["popular", "personal", "coclick", "ebr"], description="recall channels that propose the hints"
+    )
+    proposals: int = Field(20, ge=1, description="queries that each channel proposes")
+    shown: int = Field(3, ge=1, description="hints of an exposure")
+    rank_offset: float = Field(
+        5.0, gt=0, description="the first ranker's score is the sum over channels of 1 / (offset + rank)"
+    )
+    exploration: float = Field(
+        0.05,
+        gt=0,
+        description="of that score, the temperature at which hints are drawn; small: always the best",
+    )
+    lead_seconds: int = Field(
+        60, ge=2, description="the hints are seen so long before the day's first behaviour; a click halfway"
+    )
+    examination: list[float] = Field(
+        [0.9, 0.7, 0.5],
+        description="share of shoppers who look at the first, second, ... hint (position bias)",
+    )
+    click_wanted: float = Field(
+        0.3, ge=0, le=1, description="clicks a seen hint that she will issue that day, as the log says"
+    )
+    click_related: float = Field(
+        0.04, ge=0, le=1, description="clicks one of the leaf category of something that she will issue"
+    )
+    click_noise: float = Field(0.01, ge=0, le=1, description="clicks any other seen hint")
+
+
 class EvaluationConfig(Section):
     """Which rows, on whom, at which cut-offs."""
 
@@ -438,6 +470,7 @@ class Config(Section):
     encoder: EncoderConfig = EncoderConfig()
     channels: ChannelsConfig = ChannelsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    replay: ReplayConfig = ReplayConfig()
 
 
 def load(path: Path, overrides: list[str] | None = None) -> Config:

@@ -77,6 +77,12 @@ class Prepared:
         metadata = self.samples.schema.metadata or {}
         return int(metadata[b"validation_day"])
 
+    @property
+    def clicks(self) -> str:
+        """Where clicks on hints come from: "logged", or "simulated" by `aigq replay`."""
+        metadata: dict[bytes, bytes] = self.samples.schema.metadata or {}
+        return metadata.get(b"clicks", b"logged").decode()
+
     @cached_property
     def category_of(self) -> dict[str, str]:
         """Normalised query -> leaf category, for queries that have one."""

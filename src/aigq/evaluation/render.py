@@ -86,13 +86,19 @@ def rich_table(result: Mapping[str, Any], console: Console) -> Table:
     return table
 
 
+def mode_text(result: Mapping[str, Any]) -> str:
+    """The mode, and that clicks are simulated where they are."""
+    simulated = result["mode"] == "exposure" and result.get("clicks") == "simulated"
+    return f"{result['mode']} (simulated clicks)" if simulated else str(result["mode"])
+
+
 def title(result: Mapping[str, Any]) -> str:
     """What a number must be quoted with: dataset, mode, typed or constructed, split, dates, users, seed."""
     dates = result["dates"]
     return " · ".join(
         [
             result["dataset"],
-            f"{result['mode']} mode",
+            f"{mode_text(result)} mode",
             f"{result['queries']} queries",
             f"{result['split']} {dates['first_sample']} to {dates['last_sample']}",
             users(result),

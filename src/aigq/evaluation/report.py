@@ -87,7 +87,7 @@ def _page(result: Mapping[str, Any], body: str) -> str:
 def _header(result: Mapping[str, Any]) -> str:
     dates = result["dates"]
     facts = {
-        "Mode": result["mode"],
+        "Mode": render.mode_text(result),
         "Queries": result["queries"],
         "Split": f"{result['split']}, {dates['first_sample']} to {dates['last_sample']}",
         "Training ends before": dates["validation_from"],

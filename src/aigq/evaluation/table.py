@@ -301,6 +301,7 @@ def _header(
         "dataset": config.name,
         "mode": "exposure" if samples["shown"].null_count < samples.num_rows else "bootstrap",
         "queries": _provenance(prepared.queries),
+        "clicks": prepared.clicks,
         "k": judge.k,
         "ks": judge.ks,
         "split": ", ".join(sorted(samples["split"].unique().to_pylist())),

@@ -8,6 +8,7 @@ Dimensions: M moments, C candidates of each, L behaviours, d width of a text emb
 E heads. Position is a bias of the logit in training, and that of the first place afterwards.
 """
 
+import logging
 import warnings
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -15,7 +16,6 @@ from typing import Final, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from aigq.config import CtrConfig
 from aigq.recall.histories import ACTIONS, AGE_EDGES
@@ -24,6 +24,7 @@ POSITIONS: Final = 16
 """Places of a hint that are told apart; later ones share the last."""
 BINS: Final = 12
 _HEAD: Final = 16
+_UNITS: Final = 8  # A, hidden units of the attention
 _INPUTS: Final = ("behaviour", "age", "action", "query", "plain")
 
 
@@ -59,8 +60,10 @@ class ClickNet(nn.Module):
         self.project = nn.Linear(text_dim, dim)
         self.age = nn.Embedding(len(AGE_EDGES) + 1, dim)
         self.action = nn.Embedding(len(ACTIONS) + 1, dim)
-        self.of_query, self.of_behaviour = nn.Linear(dim, _HEAD), nn.Linear(dim, _HEAD)
-        self.of_both, self.attention = nn.Linear(dim, _HEAD), nn.Linear(_HEAD, 1)
+        self.of_query, self.of_behaviour = nn.Linear(dim, _UNITS), nn.Linear(dim, _UNITS, bias=False)
+        self.of_both = nn.Parameter(torch.randn(_UNITS, dim) * dim**-0.5)
+        self.attention = nn.Parameter(torch.randn(_UNITS) * _UNITS**-0.5)
+        self.rest = nn.Parameter(torch.zeros(()))  # how much of any behaviour is taken
         self.trunk = nn.Linear(n_plain + 3 * dim, config.hidden)
         self.dropout = nn.Dropout(config.dropout)
         self.wide = nn.Linear(n_plain, 1)
@@ -78,8 +81,8 @@ class ClickNet(nn.Module):
         query = self.project(batch.query)  # (M, C, h)
         interest = self.interest(batch, query)
         x = torch.cat([steps, query, interest, query * interest], dim=-1)
-        x = self.dropout(functional.gelu(self.trunk(x)))
-        x = functional.gelu(self.inner(x)).unflatten(-1, self.outer.shape)  # (M, C, E, 16)
+        x = self.dropout(torch.relu(self.trunk(x)))
+        x = torch.relu(self.inner(x)).unflatten(-1, self.outer.shape)  # (M, C, E, 16)
         logits = (x * self.outer).sum(-1) + self.wide(steps)
         place = self.position.weight[0] if position is None else self.position(position)
         result: Tensor = logits + place
@@ -92,10 +95,11 @@ class ClickNet(nn.Module):
     def interest(self, batch: Inputs, query: Tensor) -> Tensor:
         """Target attention (M, C, h): the behaviours, each as far as the candidate wants it."""
         behaviour = self.project(batch.behaviour) + self.age(batch.age) + self.action(batch.action)
-        both = query.unsqueeze(2) * behaviour.unsqueeze(1)  # (M, C, L, h)
-        unit = self.of_both(both) + self.of_query(query).unsqueeze(2)
-        unit = unit + self.of_behaviour(behaviour).unsqueeze(1)
-        weight = torch.sigmoid(self.attention(functional.gelu(unit)).squeeze(-1))  # (M, C, L)
+        weighted = (query.unsqueeze(2) * self.of_both).flatten(1, 2)  # (M, C * A, h)
+        both = (weighted @ behaviour.transpose(1, 2)).unflatten(1, (-1, _UNITS))  # (M, C, A, L)
+        unit = both + self.of_query(query).unsqueeze(-1)
+        unit = torch.relu(unit + self.of_behaviour(behaviour).transpose(1, 2).unsqueeze(1))
+        weight = torch.sigmoid((unit * self.attention.unsqueeze(-1)).sum(2) + self.rest)  # (M, C, L)
         taken: Tensor = (weight * (batch.action > 0).unsqueeze(1)) @ behaviour
         interest: Tensor = taken / self.scale
         return interest
@@ -129,6 +133,7 @@ def export(model: ClickNet, path: Path, behaviours: int) -> None:
     moments, candidates = torch.export.Dim("moments"), torch.export.Dim("candidates")
     free = tuple({0: moments} if i < 3 else {0: moments, 1: candidates} for i in range(len(_INPUTS)))
     part = path.with_suffix(".part")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it tells of packages that are not needed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of names of axes that inputs share, which is meant so
         program = torch.onnx.export(

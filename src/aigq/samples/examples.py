@@ -28,13 +28,39 @@ def exposures(hints: ir.Table) -> ir.Table:
         hints: user_id, ts, action, query (normalised), request_id, position of hint events; rows without a
             request_id cannot be attributed and are left out.
     """
-    shown = hints.filter((hints.action == "hint_impression") & hints.request_id.notnull())
-    cuts = shown.group_by("user_id", "request_id").agg(cut=lambda t: t.ts.min())
-    texts = shown.filter(shown.query.notnull())
-    slots = texts.group_by("user_id", "request_id", "query").agg(place=lambda t: t.position.min())
+    cuts, slots = _slots(hints)
     lists = slots.group_by("user_id", "request_id").agg(shown=_in_order(slots, "place", "query"))
     joined = cuts.left_join(lists, ["user_id", "request_id"])
     return joined.select("user_id", "request_id", "cut", "shown")
+
+
+def _slots(hints: ir.Table) -> tuple[ir.Table, ir.Table]:
+    """user_id, request_id, cut of every exposure, and user_id, request_id, query, place of its hints."""
+    shown = hints.filter((hints.action == "hint_impression") & hints.request_id.notnull())
+    cuts = shown.group_by("user_id", "request_id").agg(cut=lambda t: t.ts.min())
+    texts = shown.filter(shown.query.notnull())
+    return cuts, texts.group_by("user_id", "request_id", "query").agg(place=lambda t: t.position.min())
+
+
+def exposure_rows(hints: ir.Table, behaviours: ir.Table) -> ir.Table:
+    """Every exposure that showed a query, before split and filters: EXPOSURES without sample_id and split."""
+    cuts, slots = _slots(hints)
+    clicks = _clicks(hints).select("user_id", "request_id", "query", clicked=ibis.literal(True)).distinct()
+    marked = slots.left_join(clicks, ["user_id", "request_id", "query"])
+    marked = marked.select("user_id", "request_id", "query", "place", clicked=marked.clicked.fill_null(False))
+    row = ibis.struct({"place": marked.place, "query": marked.query, "clicked": marked.clicked})
+    lists = marked.group_by("user_id", "request_id").agg(rows=row.collect().sort())
+    joined = lists.join(cuts, ["user_id", "request_id"])
+    joined = joined.select(
+        "user_id", "request_id", "cut",
+        shown=joined.rows.map(lambda row: row["query"]),
+        clicked=joined.rows.map(lambda row: row["clicked"]),
+    )  # fmt: skip
+    return _with_history(joined, behaviours)
+
+
+def _clicks(hints: ir.Table) -> ir.Table:
+    return hints.filter(hints.action == "hint_click", hints.query.notnull(), hints.request_id.notnull())
 
 
 def cut_instants(events: ir.Table, hints: ir.Table, unit: str) -> ir.Table:
@@ -55,8 +81,7 @@ def targets(events: ir.Table, hints: ir.Table, unit: str) -> ir.Table:
     if unit == "next_query":
         changed = changed_queries(events)
         return changed.mutate(place=changed.cut, request_id=changed.query)
-    clicked = hints.filter(hints.action == "hint_click", hints.query.notnull(), hints.request_id.notnull())
-    first = clicked.group_by("user_id", "request_id", "query").agg(place=lambda t: t.ts.min())
+    first = _clicks(hints).group_by("user_id", "request_id", "query").agg(place=lambda t: t.ts.min())
     cuts = exposures(hints).select("user_id", "request_id", "cut")
     joined = first.join(cuts, ["user_id", "request_id"])
     return joined.select("user_id", "cut", "query", "place", "request_id")
@@ -107,16 +132,21 @@ def rows_before(behaviours: ir.Table, cuts: ir.Table) -> ir.Table:
 def samples(events: ir.Table, hints: ir.Table, behaviours: ir.Table, unit: str) -> ir.Table:
     """All samples of the unit, before split and filters: SAMPLES without sample_id and split."""
     lists = gather(add_novelty(targets(events, hints, unit), behaviours))
-    cuts = lists.select("user_id", "cut").distinct()
-    before = rows_before(behaviours, cuts)
-    joined = lists.left_join(before, ["user_id", "cut"]).drop("user_id_right", "cut_right")
-    joined = joined.left_join(first_rows(behaviours), "user_id").drop("user_id_right")
     if unit == "exposure":
+        joined = lists
         seen = exposures(hints).select(seen_user="user_id", seen_request="request_id", shown="shown")
         same = [joined.user_id == seen.seen_user, joined.request_id == seen.seen_request]
         joined = joined.left_join(seen, same).drop("seen_user", "seen_request")
     else:
-        joined = joined.mutate(shown=ibis.null("array<string>"))
+        joined = lists.mutate(shown=ibis.null("array<string>"))
+    return _with_history(joined, behaviours)
+
+
+def _with_history(moments: ir.Table, behaviours: ir.Table) -> ir.Table:
+    """Adds day, first_row and n_before to moments with user_id and cut."""
+    before = rows_before(behaviours, moments.select("user_id", "cut").distinct())
+    joined = moments.left_join(before, ["user_id", "cut"]).drop("user_id_right", "cut_right")
+    joined = joined.left_join(first_rows(behaviours), "user_id").drop("user_id_right")
     return joined.mutate(
         day=day_of(joined.cut),
         first_row=joined.first_row.fill_null(0),

@@ -27,12 +27,13 @@ from aigq.history.sessions import add_segments, add_sessions, day_of
 from aigq.progress import note
 from aigq.samples import examples
 from aigq.samples.split import EPOCH, add_drop_reason, add_split, epoch_day
-from aigq.tables import EVENT_KEY, IMPORTED_TABLES, PREPARED_TABLES
+from aigq.tables import EVENT_KEY, EXPOSURES, IMPORTED_TABLES, PREPARED_TABLES
 
 VERSION: Final = 1
 """Raise it when the same input gives other tables, so that old ones are made anew."""
 
 _WORK: Final = ".prepare-"
+_SCHEMAS: Final = {**PREPARED_TABLES, "exposures": EXPOSURES}
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Log:
     items: ir.Table
     users: ir.Table
     provenance: str
+    clicks: str  # on hints: "logged" or "simulated"
 
 
 def prepare(config: Config, run: Path, *, force: bool = False) -> dict[str, Any]:
@@ -112,9 +114,17 @@ def _write_tables(config: Config, con: Any, out: Path) -> dict[str, Any]:
         "samples": _numbered(made),
         "users": log.users.order_by("user_id"),
     }
-    written = {name: _write(table, out / f"{name}.parquet", name, config) for name, table in tables.items()}
     mode = "exposure" if config.samples.unit == "exposure" else "bootstrap"
     about = {"dataset": config.name, "mode": mode, "queries": log.provenance, "unit": config.samples.unit}
+    if mode == "exposure":
+        about["clicks"] = log.clicks
+        seen = add_drop_reason(add_split(examples.exposure_rows(hints, rows), config.split), config)
+        tables["exposures"] = _numbered(keep(seen))
+    note_of = {"validation_day": str(epoch_day(config.split.validation_from)), "clicks": log.clicks}
+    written = {
+        name: _write(table, out / f"{name}.parquet", _SCHEMAS[name], note_of)
+        for name, table in tables.items()
+    }
     return {**about, **sizes, "rows": written, "events": counts}
 
 
@@ -209,11 +219,10 @@ def _numbered(made: ir.Table) -> ir.Table:
     return kept.mutate(sample_id=ibis.row_number().over(ibis.window(order_by=order))).order_by("sample_id")
 
 
-def _write(table: ir.Table, path: Path, name: str, config: Config) -> int:
+def _write(table: ir.Table, path: Path, schema: pa.Schema, metadata: dict[str, str]) -> int:
     """Stream a table to Parquet in its exact schema and in its order; returns its rows."""
-    schema = PREPARED_TABLES[name]
-    if name == "samples":
-        schema = schema.with_metadata({"validation_day": str(epoch_day(config.split.validation_from))})
+    if schema is PREPARED_TABLES["samples"]:
+        schema = schema.with_metadata(metadata)
     rows = 0
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for batch in batches(table.select(*schema.names)):
@@ -225,9 +234,10 @@ def _write(table: ir.Table, path: Path, name: str, config: Config) -> int:
 def _open_log(con: Any, folder: Path) -> Log:
     if not (folder / "events.parquet").exists():
         raise SourceError(f"no events.parquet in {folder}; run `aigq import` with --out {folder} first")
-    provenance = str(_read_json(folder / "import.json").get("provenance", "typed"))
+    about = _read_json(folder / "import.json")
+    provenance, clicks = str(about.get("provenance", "typed")), str(about.get("clicks", "logged"))
     events, items, users = (_open(con, folder, name) for name in ("events", "items", "users"))
-    return Log(events, items, users, provenance)
+    return Log(events, items, users, provenance, clicks)
 
 
 def _open(con: Any, folder: Path, name: str) -> ir.Table:

@@ -7,6 +7,7 @@ RUN/models/ctr/training/  checkpoint, best weights and log
 
 import json
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -63,33 +64,44 @@ def train_ctr(config: Config, run: Path, *, resume: bool = False) -> dict[str, A
     work = folder / "training"
     work.mkdir(parents=True, exist_ok=True)
     start = _read_start(config.ctr)
-    data = make_rows(config, Prepared.load(run / "prepared"), start["profile"] if start else None)
+    prepared = Prepared.load(run / "prepared")
+    data = make_rows(config, prepared, start["profile"] if start else None)
     model = _build(config, data, start)
     progress = _fit(model, data, config, work, resume=resume)
     model.load_state_dict(torch.load(work / "best.pt", weights_only=True))
     model.eval()
-    found = {part: predict(model, getattr(data, part), data.texts) for part in ("valid", "test")}
-    calibration = Calibration.fitted(found["valid"].mean(axis=1), data.valid.clicked)
-    probability = calibration(found["test"].mean(axis=1))
-    trees, n_trees = _trees(data, config.seed)
-    user = data.test.users_of_pairs()
+    logits = {
+        part: predict(model, getattr(data, part), data.texts).mean(axis=1) for part in ("valid", "test")
+    }
+    calibration = Calibration.fitted(logits["valid"], data.valid.clicked)
+    unknown = float(np.quantile(calibration(logits["valid"]), _UNKNOWN))
     summary = {
         "mode": "exposure" if config.samples.unit == "exposure" else "bootstrap",
-        "moments": {part: len(getattr(data, part)) for part in ("train", "valid", "test")},
-        "pairs": {part: len(getattr(data, part).clicked) for part in ("train", "valid", "test")},
-        "clicked": {part: float(getattr(data, part).clicked.mean()) for part in ("train", "valid", "test")},
+        "clicks": prepared.clicks,
         "steps": progress.step,
         "seconds": round(progress.seconds, 1),
         "parameters": sum(p.numel() for p in model.parameters()),
         "calibration": calibration._asdict(),
+        **_judged(data, calibration(logits["test"]), config.seed),
+    }
+    _write(folder, model, data, config, calibration, unknown)
+    (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def _judged(data: ClickData, probability: np.ndarray, seed: int) -> dict[str, Any]:
+    """Sizes of the splits, and how good the probabilities of the test pairs are, beside LightGBM's."""
+    parts = {part: getattr(data, part) for part in ("train", "valid", "test")}
+    trees, n_trees = _trees(data, seed)
+    user = data.test.users_of_pairs()
+    return {
+        "moments": {part: len(rows) for part, rows in parts.items()},
+        "pairs": {part: len(rows.clicked) for part, rows in parts.items()},
+        "clicked": {part: float(rows.clicked.mean()) for part, rows in parts.items()},
         "later_days": judge(data.test.clicked, probability, user),
         "later_days_lightgbm": judge(data.test.clicked, trees, user),
         "lightgbm_trees": n_trees,
     }
-    unknown = float(np.quantile(calibration(found["valid"].mean(axis=1)), _UNKNOWN))
-    _write(folder, model, data, config, calibration, unknown)
-    (folder / "training.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    return summary
 
 
 def require_auc(summary: dict[str, Any], floor: float) -> None:
@@ -186,6 +198,7 @@ def _fit(model: ClickNet, data: ClickData, config: Config, folder: Path, *, resu
             (folder / earlier).unlink(missing_ok=True)
         _validate(model, data, folder, progress)  # training on may only improve on its start
         checkpoints.save(folder, model, optimizer, progress)
+    started = time.monotonic() - progress.seconds
     with task("ctr steps", progress.total) as advance:
         advance(progress.step)
         for epoch in range(progress.step // per_epoch, math.ceil(ctr.epochs)):
@@ -200,6 +213,7 @@ def _fit(model: ClickNet, data: ClickData, config: Config, folder: Path, *, resu
                 advance(1)
                 if progress.step % ctr.eval_every == 0 or progress.step == progress.total:
                     _validate(model, data, folder, progress)
+                    progress.seconds = time.monotonic() - started
                     checkpoints.save(folder, model, optimizer, progress)
     return progress
 

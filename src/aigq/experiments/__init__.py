@@ -1,0 +1,1 @@
+"""Trials of hints on shoppers: replayed and simulated ones here, real ones later."""
