@@ -59,6 +59,12 @@ train = App(name="train", help="Train one model of the run.")
 generate = App(name="generate", help="Write hints with a trained model.")
 app.command(train)
 app.command(generate)
+for verb, summary in {
+    "publish": "Load the run's tables into the store, as a new version.",
+    "serve": "Serve hints over HTTP and take events in.",
+    "nearline": "Write new lists for shoppers soon after they did something that matters.",
+}.items():
+    app.command(f"aigq.cli_serving:{verb}", name=verb, help=summary)  # imported when it is called
 
 Set = Annotated[
     tuple[str, ...],
@@ -164,22 +170,35 @@ def table(*, common: Common = _COMMON, resume: Resume = False) -> int:
 @generate.command(name="u2q")
 def generate_u2q(
     *,
-    users: Annotated[str, Parameter(help="User ids, separated by commas.")],
+    users: Annotated[
+        str | None, Parameter(help="User ids, separated by commas. Default: everybody, into RUN/tables.")
+    ] = None,
     common: Common = _COMMON,
     system: Annotated[
         str, Parameter(help="A row of the table: direct_il_sft, popular, ...")
     ] = "direct_il_sft",
     n: Annotated[int, Parameter(name=["--count", "-n"], help="Hints per user.")] = 10,
 ) -> int:
-    """Write hints for these users as of the day after the log ends, with a reason for each."""
-    ids = [user.strip() for user in users.split(",") if user.strip()]
-    if not ids or n < 1:
+    """Write hints as of the day after the log ends, with a reason for each.
+
+    Without --users: RUN/tables/u2q.parquet for every known user, which `aigq publish` loads. An interrupted
+    one goes on when it is called again.
+    """
+    ids = [user.strip() for user in users.split(",") if user.strip()] if users is not None else None
+    if ids == [] or n < 1:
         raise UsageError("give --users a,b,c with at least one id, and --count 1 or more")
     run = common.open()
     need(run, "prepare", "aigq prepare")
     if system in GENERATORS:
         need(run, f"sft:{system}", f"aigq train sft --system {system}")
-    _print_hints(_hints(run, ids, system, n), as_json=common.json)
+    if ids is not None:
+        _print_hints(_hints(run, ids, system, n), as_json=common.json)
+        return DONE
+    from aigq.generation import backfill
+
+    with redirect_stdout(sys.stderr):
+        result = backfill(run, channel_of(run, system), system, n)
+    _show(result, None, as_json=common.json)
     return DONE
 
 
@@ -216,12 +235,20 @@ def demo(
 def doctor(
     *,
     run: Annotated[Path, Parameter(help="Folder that runs will be written to.")] = RUNS,
+    store: Annotated[
+        str | None, Parameter(help="Report on a store instead: keys and bytes by family.")
+    ] = None,
     json: Json = False,
 ) -> int:
-    """Check Python, packages, processors, GPU, disk and settings."""
+    """Check Python, packages, processors, GPU, disk and settings, or a store."""
     from aigq.doctor import examine, render, to_dict
 
-    checks = examine(run)
+    if store is not None:
+        from aigq.serving.report import report
+
+        checks = report(store)
+    else:
+        checks = examine(run)
     _show(to_dict(checks), render(checks), as_json=json)
     return FAILED if any(check.status == "failed" for check in checks) else DONE
 

@@ -49,7 +49,7 @@ class Access:
         self._buckets: dict[str, tuple[float, float]] = {}  # name -> (calls left, as of)
 
     def check(self, secret: str | None, role: Role) -> str:
-        """The name of the caller. Raises Refused with 401 (no such key), 403 (not its role), 429 (too fast)."""
+        """The name of the caller. Raises Refused: 401 no such key, 403 not its role, 429 too fast."""
         if self._keys is None:
             return "local"
         # a hash is looked up, not the secret compared: its time says nothing about the secret

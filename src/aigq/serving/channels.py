@@ -41,11 +41,16 @@ def triggers(version: str, past: Sequence[Past], n: int) -> list[Trigger]:
     return [Trigger(p, _trigger_keys(version, p)) for p in sorted(latest, key=lambda p: -p.at)[:n]]
 
 
-def from_u2q(value: U2q, depth: int = DEPTH) -> list[Proposal]:
-    """The last M generations as one list: a query's value is 1 / rank, halved for each newer generation."""
+def from_u2q(base: Base, value: U2q, runs: int, depth: int = DEPTH) -> list[Proposal]:
+    """The last M = `runs` generations as one list; the backfill is one of them.
+
+    A query's value is 1 / rank, halved for each newer generation.
+    """
+    every = [*value.runs, *([base.backfill] if base.backfill is not None else [])]
+    latest = sorted(every, key=lambda run: -run.at)[:runs]
     scores: dict[str, float] = {}
     reasons: dict[str, str] = {}
-    for age, run in enumerate(value.runs):
+    for age, run in enumerate(latest):
         for rank, hint in enumerate(run.hints, start=1):
             score = AGED**age / rank
             reasons.setdefault(hint.query, hint.reason)

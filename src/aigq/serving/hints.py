@@ -1,10 +1,11 @@
 """One answer: read the channels within the deadline, blend, guard. An answer never fails."""
 
 import asyncio
+import logging
 import time
 import uuid
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from aigq.config import Config
 from aigq.serving import blend, channels, keys
@@ -17,8 +18,8 @@ from aigq.serving.stores import Store, StoreError
 from aigq.serving.stores.store import Clock
 from aigq.serving.users import described
 
-
 T = TypeVar("T")
+_LOGGER: Final = logging.getLogger("aigq.serving")
 
 
 class Ask(NamedTuple):
@@ -84,6 +85,10 @@ class Hints:
         self._in_flight += 1
         try:
             return await self._answer(ask, read=not busy)
+        except Exception:  # whatever went wrong for this shopper, the popular list is still right
+            _LOGGER.exception("hints: fell back to the popular list")
+            LEFT_OUT.labels("all", "failed").inc()
+            return await self._answer(Ask(None, ask.n, ask.surface, ask.locale), read=False)
         finally:
             self._in_flight -= 1
 
@@ -96,7 +101,7 @@ class Hints:
         own, counts = channels.own_queries(known.base, past, now, half_life)
         tables = await self._tables(catalog, past, own, end) if read else []
         proposals = [
-            *channels.from_u2q(known.u2q),
+            *channels.from_u2q(known.base, known.u2q, self._serving.u2q_runs),
             *tables,
             *channels.from_personal(own, counts),
             *channels.from_list("popular", catalog.popular, "popular in the shop these days"),

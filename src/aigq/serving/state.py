@@ -68,15 +68,6 @@ class Own(msgspec.Struct, array_like=True, frozen=True):
     count: int
 
 
-class Base(msgspec.Struct, array_like=True, frozen=True):
-    """The published history of a user up to `until`; `past` holds its end, oldest first."""
-
-    until: float = 0.0
-    behaviours: int = 0
-    past: list[Past] = []
-    own: list[Own] = []
-
-
 class Suggestion(msgspec.Struct, array_like=True, frozen=True):
     """A query with its score (of one table) or its reason (of a generated list)."""
 
@@ -94,10 +85,23 @@ class Generation(msgspec.Struct, array_like=True, frozen=True):
     hints: list[Suggestion]
 
 
+class Base(msgspec.Struct, array_like=True, frozen=True):
+    """The published history of a user up to `until`; `past` holds its end, oldest first.
+
+    `backfill` is the list that `aigq generate u2q` wrote for everybody.
+    """
+
+    until: float = 0.0
+    past: list[Past] = []
+    own: list[Own] = []
+    backfill: Generation | None = None
+
+
 class U2q(msgspec.Struct, array_like=True, frozen=True):
-    """The last M generations of a user, newest first."""
+    """The last M generations of a user, newest first; `times` of those that count against the budget."""
 
     runs: list[Generation] = []
+    times: list[float] = []
 
 
 class ItemInfo(msgspec.Struct, array_like=True, frozen=True):

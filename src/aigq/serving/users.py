@@ -22,8 +22,8 @@ from aigq.serving.state import (
 from aigq.serving.stores import Store
 from aigq.serving.streams import EventLog
 
-GONE_S = 86400.0
-"""How long an erased user's late events are refused: longer than any worker is behind."""
+GONE_S = 90 * 86400.0
+"""How long it is known that a user was erased. Older events and older logs do not bring the user back."""
 
 
 async def described(store: Store, catalog: Catalog, events: Sequence[Event]) -> list[Past]:
@@ -38,27 +38,28 @@ async def described(store: Store, catalog: Catalog, events: Sequence[Event]) -> 
 async def apply(
     store: Store, catalog: Catalog, user: str, events: Sequence[Event], *, kept: int, ttl_s: float
 ) -> Live | None:
-    """Add events of one user to the live state. None, and no change, when the user was erased since.
+    """Add events of one user to the live state; those from before the user's erasure are dropped.
 
     Returns:
-        the state after the events.
+        the state after the events, or None when nothing was added.
     """
-    past = await described(store, catalog, events)
-    shown = [s for s in map(shown_of, events) if s is not None]
+    gone = (await erased_at(store, [user]))[0]
+    fresh = [event for event in events if event.at > gone]
+    past = await described(store, catalog, fresh)
+    shown = [s for s in map(shown_of, fresh) if s is not None]
     if not past and not shown:
-        return Live()
-    if await erased(store, user):
         return None
     after = await store.update(keys.live(user), lambda value: _merged(value, past, shown, kept), ttl_s)
-    if await erased(store, user):  # between the look and the write
+    if (await erased_at(store, [user]))[0] > gone:  # between the look and the write
         await store.delete([keys.live(user)])
         return None
-    return intact(Live, after) or Live()
+    return intact(Live, after)
 
 
-async def erased(store: Store, user: str) -> bool:
-    """Whether the user was erased within GONE_S."""
-    return (await store.get([keys.gone(user)]))[0] is not None
+async def erased_at(store: Store, names: Sequence[str]) -> list[float]:
+    """When each user was erased, in seconds since 1970; 0.0 for the others."""
+    values = await store.get([keys.gone(name) for name in names])
+    return [intact(float, value) or 0.0 for value in values]
 
 
 async def erase(store: Store, log: EventLog, user: str) -> int:

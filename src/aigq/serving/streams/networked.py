@@ -168,11 +168,11 @@ class RedisLog:
         return [DeadLetter(f[b"u"].decode(), f[b"b"], f[b"r"].decode(), float(f[b"t"])) for _, f in rows]
 
     async def backlog(self, group: str) -> Backlog:
-        """See EventLog. Counts by reading ids, at most 10,000 per partition."""
+        """See EventLog. Counts by reading, at most 1,000 per partition."""
         done, count, oldest = await self._done(group), 0, float("inf")
         for part in range(PARTITIONS):
             start = f"({done.get(part, _START)}"
-            rows = await _answered(partial(self._redis.xrange, _stream(part), min=start, count=10_000))
+            rows = await _answered(partial(self._redis.xrange, _stream(part), min=start, count=1_000))
             count += len(rows)
             oldest = min([oldest, *(float(fields[b"t"]) for _, fields in rows[:1])])
         return Backlog(count, max(0.0, self._clock() - oldest) if count else 0.0)
