@@ -8,7 +8,7 @@ import subprocess
 
 import lmdb
 import pytest
-from conftest import RedisServer, free_port, listening
+from serving_helpers import RedisServer, free_port, listening
 
 from aigq.errors import UsageError
 from aigq.serving.stores import StoreError, open_store, shown

@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from conftest import free_port
+from serving_helpers import free_port
 
 from aigq.errors import UsageError
 from aigq.serving.streams import LeaseLost, LogError, Message, open_log
