@@ -9,6 +9,8 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "recall")]
 
 from serving_helpers import RedisServer, make_run
 
+from aigq.prepared import Prepared
+
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory):
@@ -29,3 +31,8 @@ def redis_url(redis_server):
 def shop_run(tmp_path_factory):
     """A prepared run of the tiny shop; nobody writes into it."""
     return make_run(tmp_path_factory.mktemp("shop") / "run")
+
+
+@pytest.fixture(scope="session")
+def prepared_shop(shop_run):
+    return Prepared.load(shop_run.folder / "prepared")

@@ -110,6 +110,7 @@ _PROBLEMS: Final = {
         401: "No valid API key.",
         403: "The API key lacks the role.",
         413: "The body is too large.",
+        414: "The address is too long.",
         429: "Too many requests.",
         503: "The event log or the store is away.",
     }.items()
@@ -125,7 +126,7 @@ async def get_hints(
     n: Annotated[int, Parameter(ge=1, le=100, description="hints, at most")] = 10,
     locale: Annotated[str | None, Parameter(max_length=35)] = None,
     events: Annotated[
-        str | None, Parameter(max_length=8000, description="JSON list of UBI events that just happened")
+        str | None, Parameter(max_length=4000, description="JSON list of UBI events that just happened")
     ] = None,
 ) -> HintsAnswer:
     """At most n hints. Without a user and a session: what is popular."""

@@ -4,6 +4,7 @@ All keys of a version are written first, then the pointer changes; so a request 
 never half of one. The versions before stay for `--rollback`, older ones are removed.
 """
 
+import asyncio
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from aigq.serving.stores import Store
 
 Values = Iterator[tuple[str, Any]]
 _AT_ONCE: Final = 2_000
+GRACE: Final = 3.0
+"""A version that is dropped stays for so many times `refresh_s`."""
 
 
 Build = Callable[[str], Mapping[str, Values]]
@@ -35,13 +38,13 @@ async def publish(config: Config, store: Store, build: Build) -> dict[str, Any]:
     for family, values in build(version).items():
         with task(f"publish {family}") as advance:
             counts[family] = await _write(store, values, ttl, advance)
-    now = await _switch(store, lambda before: _next(before, version, config.serving.tables_kept), ttl)
+    now = await _switch(config, store, lambda before: _next(before, version, config.serving.tables_kept))
     return {"version": now.version, "older": now.older, "families": counts}
 
 
 async def rollback(config: Config, store: Store) -> dict[str, Any]:
     """Serve the version before again and forget the present one. Raises StageError when there is none."""
-    now = await _switch(store, _previous, config.serving.table_days * 86400)
+    now = await _switch(config, store, _previous)
     return {"version": now.version, "older": now.older}
 
 
@@ -65,7 +68,7 @@ async def _write(store: Store, values: Values, ttl: float, advance: Callable[[in
     return {"keys": count, "bytes": size}
 
 
-async def _switch(store: Store, change: Callable[[Current | None], Current], ttl: float) -> Current:
+async def _switch(config: Config, store: Store, change: Callable[[Current | None], Current]) -> Current:
     """Change the pointer in one step, whoever else publishes; then remove the versions that it dropped."""
     await current(store)  # a damaged pointer is an error here, not inside the change
     before: Current | None = None
@@ -75,10 +78,13 @@ async def _switch(store: Store, change: Callable[[Current | None], Current], ttl
         before = decode(Current, value)
         return encode(change(before))
 
-    now = decode(Current, await store.update(keys.CURRENT, changed, ttl))
+    now = decode(Current, await store.update(keys.CURRENT, changed, config.serving.table_days * 86400))
     assert now is not None
     named = {before.version, *before.older} if before is not None else set()
-    for version in named - {now.version, *now.older}:
+    dropped = named - {now.version, *now.older}
+    if dropped:
+        await asyncio.sleep(GRACE * config.serving.refresh_s)  # a process may serve it until it looks again
+    for version in dropped:
         await _remove(store, version)
     return now
 

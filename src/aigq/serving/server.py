@@ -1,5 +1,6 @@
 """`aigq serve`: granian processes around the ASGI application."""
 
+import asyncio
 import ipaddress
 import json
 import logging
@@ -73,6 +74,15 @@ def check(config: Config, store: str, log: str, host: str, workers: int) -> None
         )
     user_names(config.serving.hash_users_with)
     Guards(config.serving)
+    asyncio.run(_open_and_close(store, log))
+
+
+async def _open_and_close(store: str, log: str) -> None:
+    from aigq.serving.stores import open_store
+    from aigq.serving.streams import open_log
+
+    await open_store(store).close()
+    await open_log(log).close()
 
 
 def create() -> Any:
