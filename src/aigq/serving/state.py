@@ -5,6 +5,7 @@ twice changes nothing, and the order of arrival does not matter, so late and rep
 care: one older than all that is kept by a full list would have been dropped anyway.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final, TypeVar
 
@@ -12,7 +13,7 @@ import msgspec
 
 BEHAVIOURS: Final = frozenset({"search", "click", "cart", "purchase"})
 SHOWN: Final = frozenset({"hint_impression", "hint_click", "hint_dismiss"})
-SHOWN_KEPT: Final = 200
+SHOWN_KEPT: Final = 100
 """Showings, clicks and dismissals of hints that are kept per user."""
 
 
@@ -202,5 +203,6 @@ def shown_of(event: Event) -> Shown | None:
     """
     if event.action not in SHOWN or not event.query:
         return None
-    once = f"{event.action}:{event.request}:{event.query}" if event.request else event.id
+    said = f"{event.action}:{event.request}:{event.query}" if event.request else event.id
+    once = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
     return Shown(event.at, once, event.action, event.query)
