@@ -14,7 +14,7 @@ KNOWN = Catalog(
 
 
 def reason(query, own=(), profane=None, **serving):
-    return Guards(config(**serving).serving, profane).refuses(query, KNOWN, own)
+    return Guards(config(**serving).serving, profane).refusals([query], KNOWN, own).get(query)
 
 
 @pytest.mark.parametrize(
@@ -54,14 +54,14 @@ def test_word_files_are_read_again_without_a_restart(tmp_path):
     now, words = [0.0], tmp_path / "blocked.txt"
     words.write_text("# words\n")
     guards = Guards(config(blocklist=str(words)).serving, clock=lambda: now[0])
-    assert guards.refuses("milk", KNOWN, ()) is None
+    assert guards.refusals(["milk"], KNOWN, ()).get("milk") is None
     words.write_text("MILK  # not today\n")
-    assert guards.refuses("milk", KNOWN, ()) is None  # looked at once a second
+    assert guards.refusals(["milk"], KNOWN, ()).get("milk") is None  # looked at once a second
     now[0] = 1.0
-    assert guards.refuses("milk", KNOWN, ()) == "blocked"
-    os.remove(words)
+    assert guards.refusals(["milk"], KNOWN, ()).get("milk") == "blocked"
+    os.remove(words)  # a file that is away leaves the last words
     now[0] = 2.0
-    assert guards.refuses("milk", KNOWN, ()) == "blocked"  # a file that is away leaves the last words
+    assert guards.refusals(["milk"], KNOWN, ()).get("milk") == "blocked"
 
 
 def test_the_allowlist_beats_the_k_user_rule_and_not_the_blocklist(tmp_path):
@@ -92,3 +92,9 @@ def test_a_surface_can_be_off():
     assert guards.surface_off("checkout")
     assert not guards.surface_off("home")
     assert not guards.surface_off(None)
+
+
+def test_a_new_catalogue_is_judged_anew():
+    guards = Guards(config().serving)
+    assert guards.refusals(["milk"], Catalog(), ()) == {"milk": "few_users"}
+    assert guards.refusals(["milk"], KNOWN, ()) == {}

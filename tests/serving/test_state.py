@@ -59,9 +59,10 @@ def test_an_item_is_named_by_the_table_then_by_the_client():
 
 def test_page_and_service_tell_of_one_showing():
     page = shown_of(Event("a", "u", 1.0, "hint_impression", query="milk", request="r1"))
-    service = shown_of(Event("b", "u", 1.2, "hint_impression", query="milk", request="r1"))
-    assert len(merge_live(Live(), [], [page, service], 9).shown) == 1
-    assert shown_of(Event("c", "u", 1.0, "search", query="milk")) is None
+    hints = [("tea", "popular"), ("milk", "u2q")]
+    service = shown_of(Event("b", "u", 1.2, "hint_impression", request="r1", hints=hints))
+    assert [s.query for s in merge_live(Live(), [], [*page, *service], 9).shown] == ["milk", "tea"]
+    assert shown_of(Event("c", "u", 1.0, "search", query="milk")) == []
 
 
 def test_damaged_values_count_as_missing():

@@ -4,13 +4,16 @@ merge -> rotate -> guard -> rank -> drop near-duplicates -> diversify. Cost grow
 with users.
 """
 
-from collections.abc import Container, Mapping, Sequence
+import heapq
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Final, NamedTuple, Protocol
 
 from rapidfuzz import fuzz, process
 
 from aigq.serving.state import Past, Shown
 
+_RANK: Final = itemgetter(2)
 RECIPROCAL: Final = 60.0
 """Constant of reciprocal rank fusion (Cormack and others, SIGIR 2009)."""
 
@@ -79,15 +82,27 @@ def merge(
 
     The channel and the reason that are shown are those with the largest weight_c / (60 + rank_c).
     """
-    by_query: dict[str, list[Proposal]] = {}
-    for proposal in sorted(proposals, key=lambda p: (p.rank, -weights.get(p.channel, 0.0))):
-        by_query.setdefault(proposal.query, []).append(proposal)
-    merged = []
-    for query, found in list(by_query.items())[:limit]:
-        best = max(found, key=lambda p: weights.get(p.channel, 0.0) / (RECIPROCAL + p.rank))
-        ranks = {p.channel: p.rank for p in reversed(found)}
-        merged.append(Candidate(query, categories.get(query), ranks, best.channel, best.reason))
-    return merged
+    by_channel: dict[str, list[Proposal]] = {}
+    for proposal in proposals:
+        by_channel.setdefault(proposal.channel, []).append(proposal)
+    strongest_first = sorted(by_channel, key=lambda channel: -weights.get(channel, 0.0))
+    in_turn = sorted((p for c in strongest_first for p in by_channel[c]), key=_RANK)  # stable
+    ranks: dict[str, dict[str, int]] = {}
+    best: dict[str, tuple[float, Proposal]] = {}
+    for proposal in in_turn:
+        query, channel, rank, _ = proposal
+        if query not in ranks:
+            if len(ranks) == limit:
+                continue
+            ranks[query] = {}
+        ranks[query].setdefault(channel, rank)
+        value = weights.get(channel, 0.0) / (RECIPROCAL + rank)
+        if query not in best or value > best[query][0]:
+            best[query] = (value, proposal)
+    return [
+        Candidate(query, categories.get(query), found, best[query][1].channel, best[query][1].reason)
+        for query, found in ranks.items()
+    ]
 
 
 def resting(shopper: Shopper, times: int, hours: float, searched_minutes: float) -> dict[str, str]:
@@ -124,24 +139,21 @@ def pick(
     a category it crowds nobody. One that says nearly the same as a hint above it (rapidfuzz ratio of at least
     `near_duplicate`) is left out. Ties go to the earlier candidate.
     """
-    left = list(zip(candidates, scores, strict=True))
+    heap = [(-score, place) for place, score in enumerate(scores)]
+    heapq.heapify(heap)
     chosen: list[Candidate] = []
+    names: list[str] = []
     crowd: dict[str | None, int] = {}
-    while left and len(chosen) < n:
-        best = max(
-            range(len(left)),
-            key=lambda i: left[i][1] * (1.0 - diversity) ** crowd.get(left[i][0].category, 0),
-        )
-        candidate, _ = left.pop(best)
-        names = [c.query for c in chosen]
-        if process.extractOne(candidate.query, names, scorer=fuzz.ratio, score_cutoff=near_duplicate):
-            continue
-        chosen.append(candidate)
-        if candidate.category is not None:
-            crowd[candidate.category] = crowd.get(candidate.category, 0) + 1
+    while heap and len(chosen) < n:
+        value, place = heapq.heappop(heap)
+        candidate = candidates[place]
+        # values only fall while hints are chosen, so one that is still right at the top is the best
+        now = -scores[place] * (1.0 - diversity) ** crowd.get(candidate.category, 0)
+        if now != value:
+            heapq.heappush(heap, (now, place))
+        elif not process.extractOne(candidate.query, names, scorer=fuzz.ratio, score_cutoff=near_duplicate):
+            chosen.append(candidate)
+            names.append(candidate.query)
+            if candidate.category is not None:
+                crowd[candidate.category] = crowd.get(candidate.category, 0) + 1
     return chosen
-
-
-def without(candidates: Sequence[Candidate], queries: Container[str]) -> list[Candidate]:
-    """The candidates that are not among `queries`."""
-    return [c for c in candidates if c.query not in queries]

@@ -66,10 +66,7 @@ def from_x2q(
     reasons: dict[str, str] = {}
     for place, (past, names) in enumerate(asked):
         found = next((lists[name] for name in names if lists.get(name)), [])
-        for suggestion in found:
-            reasons.setdefault(suggestion.query, because(past))
-            added = RECENCY**place * suggestion.score
-            scores[suggestion.query] = scores.get(suggestion.query, 0.0) + added
+        _add(scores, reasons, found, RECENCY**place, because(past))
     return _ranked("x2q", scores, reasons, depth)
 
 
@@ -80,10 +77,7 @@ def from_coclick(
     scores: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for place, (query, key) in enumerate(asked):
-        for suggestion in lists.get(key) or []:
-            reasons.setdefault(suggestion.query, f"goes with “{query}”")
-            added = RECENCY**place * suggestion.score
-            scores[suggestion.query] = scores.get(suggestion.query, 0.0) + added
+        _add(scores, reasons, lists.get(key) or [], RECENCY**place, f"goes with “{query}”")
     return _ranked("coclick", scores, reasons, depth)
 
 
@@ -140,8 +134,20 @@ def _half(age_s: float, half_life_days: float) -> float:
     return float(0.5 ** (max(0.0, age_s) / 86400.0 / half_life_days))
 
 
+def _add(
+    scores: dict[str, float], reasons: dict[str, str], found: Sequence[Suggestion], weight: float, reason: str
+) -> None:
+    """Add a list to the scores; the first list that names a query gives its reason."""
+    for suggestion in found:
+        query = suggestion.query
+        if query in scores:
+            scores[query] += weight * suggestion.score
+        else:
+            scores[query], reasons[query] = weight * suggestion.score, reason
+
+
 def _ranked(
     channel: str, scores: Mapping[str, float], reasons: Mapping[str, str], depth: int
 ) -> list[Proposal]:
-    best = sorted(scores, key=lambda query: -scores[query])[:depth]
+    best = sorted(scores, key=scores.__getitem__, reverse=True)[:depth]  # stable: ties keep their order
     return [Proposal(query, channel, rank, reasons[query]) for rank, query in enumerate(best, start=1)]

@@ -6,7 +6,7 @@ holds only queries of k users, or in the allowlist or the configured fallback, w
 
 import time
 import unicodedata
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -20,6 +20,8 @@ Reason = Literal[
     "empty", "length", "private", "blocked", "profane", "script", "few_users", "no_results", "not_own"
 ]
 _LOOK_EVERY_S: Final = 1.0
+_KEPT: Final = 200_000  # verdicts
+_ABOUT_OTHERS: Final = (None, "few_users", "no_results")  # what other shoppers did decides
 
 
 class KnownQueries(Protocol):
@@ -93,30 +95,51 @@ class Guards:
         self._config, self._profane = config, profane
         self._blocked = WordFile(config.blocklist, clock)
         self._allowed = WordFile(config.allowlist, clock)
+        self._verdicts: dict[str, Reason | None] = {}
+        self._judged_by: tuple[object, ...] = (None, None, None)
         self._written = frozenset(normalise_query(q) for queries in config.fallback.values() for q in queries)
 
     def surface_off(self, surface: str | None) -> bool:
         """Whether this surface gets no hints."""
         return surface in self._config.surfaces_off
 
-    def refuses(self, query: str, known: KnownQueries, own: Container[str]) -> Reason | None:
-        """The first reason against a normalised query, or None.
+    def refusals(self, queries: Iterable[str], known: KnownQueries, own: Container[str]) -> dict[str, Reason]:
+        """The first reason against each normalised query that must not be shown.
+
+        What does not depend on the shopper is judged once per query, catalogue and state of the word files.
 
         Args:
-            query: the candidate.
+            queries: the candidates.
             known: the published catalogue.
             own: the shopper's own queries.
         """
+        blocked, allowed = self._blocked.lines(), self._allowed.lines()
+        judged_by = (known, blocked, allowed)
+        same = all(a is b for a, b in zip(judged_by, self._judged_by, strict=True))
+        if not same or len(self._verdicts) >= _KEPT:
+            self._verdicts, self._judged_by = {}, judged_by
+        verdicts, refused = self._verdicts, dict[str, Reason]()
+        for query in queries:
+            if query not in verdicts:
+                verdicts[query] = self._judge(query, known, blocked, allowed)
+            reason = verdicts[query]
+            if self._config.own_history_only and query not in own and reason in _ABOUT_OTHERS:
+                reason = "not_own"
+            if reason is not None:
+                refused[query] = reason
+        return refused
+
+    def _judge(
+        self, query: str, known: KnownQueries, blocked: frozenset[str], allowed: frozenset[str]
+    ) -> Reason | None:
         text = _text_reason(query, self._config.max_characters, tuple(self._config.scripts))
         if text is not None:
             return text
-        if contains_word(query, self._blocked.lines()):
+        if contains_word(query, blocked):
             return "blocked"
         if self._profane is not None and self._profane(query):
             return "profane"
-        if self._config.own_history_only and query not in own:
-            return "not_own"
-        if query in self._written or query in self._allowed.lines():
+        if query in self._written or query in allowed:
             return None
         if query not in known:
             return "few_users"
@@ -125,9 +148,8 @@ class Guards:
         return None
 
 
-@lru_cache(maxsize=100_000)
 def _text_reason(query: str, longest: int, scripts: tuple[str, ...]) -> Reason | None:
-    """Reasons that lie in the text alone; cached, since the same queries come again and again."""
+    """Reasons that lie in the text alone."""
     if not query or query != normalise_query(query):
         return "empty"
     if len(query) > longest:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import time
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
@@ -112,8 +113,8 @@ class Hints:
         shown = sorted(known.live.shown, key=lambda s: -s.at)
         shopper = Shopper(ask.user, now, past, own, shown, ask.surface, ask.locale)
         hints = self._blend(shopper, proposals, catalog, ask.n)
-        for hint in hints:
-            HINTS.labels(hint.channel).inc()
+        for channel, count in Counter(hint.channel for hint in hints).items():
+            HINTS.labels(channel).inc(count)
         return Answer(uuid.uuid4().hex, hints)
 
     def _blend(
@@ -141,15 +142,15 @@ class Hints:
         own: Mapping[str, float],
     ) -> list[Proposal]:
         """Without what rests and what a guard refuses; each query is judged and counted once."""
-        good: dict[str, bool] = {}
-        for query in dict.fromkeys(p.query for p in proposals):
-            if query in rest:
-                ROTATED.labels(rest[query]).inc()
-            reason = None if query in rest else self._guards.refuses(query, catalog, own)
-            if reason is not None:
-                GUARDED.labels(reason).inc()
-            good[query] = query not in rest and reason is None
-        return [p for p in proposals if good[p.query]]
+        queries = dict.fromkeys(p.query for p in proposals)
+        resting = [query for query in queries if query in rest]
+        for query in resting:
+            ROTATED.labels(rest[query]).inc()
+        refused = self._guards.refusals((q for q in queries if q not in rest), catalog, own)
+        for reason, count in Counter(refused.values()).items():
+            GUARDED.labels(reason).inc(count)
+        out = refused.keys() | resting
+        return [p for p in proposals if p.query not in out] if out else list(proposals)
 
     async def _known(self, catalog: Catalog, ask: Ask, end: float) -> Known:
         """The user's keys, and the inline events in the words of the table, side by side."""

@@ -19,7 +19,7 @@ AT_ONCE: Final = 2_000
 
 
 class Impressions:
-    """Events `hint_impression`, one per hint. A process killed at once loses those of the last 0.2 seconds.
+    """One event `hint_impression` per answer. A process killed at once loses those of the last 0.2 seconds.
 
     Args:
         log: where they go.
@@ -31,13 +31,11 @@ class Impressions:
 
     def add(self, user: str, request_id: str, hints: Sequence[Candidate], surface: str | None) -> None:
         """Remember the hints of one answer. Never waits."""
-        now = time.time()
-        for position, hint in enumerate(hints, start=1):
-            event = Event(
-                f"{request_id}:{position}", user, now, "hint_impression", hint.query, request=request_id,
-                position=position, surface=surface, text=hint.channel,
-            )  # fmt: skip
-            self._waiting.append(Message(user, encode(event)))
+        event = Event(
+            request_id, user, time.time(), "hint_impression", request=request_id, surface=surface,
+            hints=[(hint.query, hint.channel) for hint in hints],
+        )  # fmt: skip
+        self._waiting.append(Message(user, encode(event)))
         while len(self._waiting) > MOST:
             self._waiting.popleft()
             IMPRESSIONS_LOST.inc()

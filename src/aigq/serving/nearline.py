@@ -242,14 +242,12 @@ class Worker:
         return intact(Base, base), intact(Live, live) or Live(), intact(U2q, u2q) or U2q()
 
     def _guarded(self, hints: Sequence[Hint]) -> list[Suggestion]:
-        kept = []
-        for hint in hints:
-            reason = self._guards.refuses(hint.query, self._catalogs.now, ())
-            if reason in (None, "not_own"):  # whose history a query is from is looked at when it is served
-                kept.append(Suggestion(hint.query, reason=hint.reason))
-            else:
-                GUARDED.labels(reason).inc()
-        return kept
+        queries = [hint.query for hint in hints]
+        # whose history a query is from is looked at when it is served, so all count as own here
+        refused = self._guards.refusals(queries, self._catalogs.now, own=queries)
+        for reason in refused.values():
+            GUARDED.labels(reason).inc()
+        return [Suggestion(h.query, reason=h.reason) for h in hints if h.query not in refused]
 
     async def _keep(self, one: Pending, hints: list[Suggestion], now: float, erased: float) -> None:
         """Add the list to the user's last M; not if the user was erased meanwhile."""

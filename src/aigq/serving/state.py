@@ -31,6 +31,7 @@ class Event(msgspec.Struct, array_like=True, frozen=True):
     session: str | None = None
     text: str | None = None  # what the client calls the item
     surface: str | None = None
+    hints: list[tuple[str, str]] | None = None  # of an impression that the service logs: (query, channel)
 
 
 class Past(msgspec.Struct, array_like=True, frozen=True):
@@ -196,13 +197,18 @@ def past_of(event: Event, info: ItemInfo | None, categories: dict[str, str]) -> 
     return Past(event.at, event.id, event.action, text, event.query, event.item, category)
 
 
-def shown_of(event: Event) -> Shown | None:
-    """An event as a showing, a click or a dismissal of a hint; else None.
+def shown_of(event: Event) -> list[Shown]:
+    """An event as showings, a click or a dismissal of hints; else nothing.
 
     The service and the page both tell of a showing: the same request and query, so it counts once.
     """
-    if event.action not in SHOWN or not event.query:
-        return None
-    said = f"{event.action}:{event.request}:{event.query}" if event.request else event.id
+    if event.action not in SHOWN:
+        return []
+    queries = [query for query, _ in event.hints] if event.hints is not None else [event.query]
+    return [_one_shown(event, query) for query in queries if query]
+
+
+def _one_shown(event: Event, query: str) -> Shown:
+    said = f"{event.action}:{event.request}:{query}" if event.request else event.id
     once = hashlib.blake2b(said.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
-    return Shown(event.at, once, event.action, event.query)
+    return Shown(event.at, once, event.action, query)

@@ -46,7 +46,7 @@ async def apply(
     gone = (await erased_at(store, [user]))[0]
     fresh = [event for event in events if event.at > gone]
     past = await described(store, catalog, fresh)
-    shown = [s for s in map(shown_of, fresh) if s is not None]
+    shown = [showing for event in fresh for showing in shown_of(event)]
     if not past and not shown:
         return None
     after = await store.update(keys.live(user), lambda value: _merged(value, past, shown, kept), ttl_s)
