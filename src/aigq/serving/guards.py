@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
-from aigq.config import ServingConfig
+from aigq.config_serving import ServingConfig
 from aigq.errors import UsageError
 from aigq.history.spelling import is_private, normalise_query
 from aigq.serving.stores.store import Clock
