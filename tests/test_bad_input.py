@@ -17,7 +17,8 @@ import torch
 import yaml
 
 import aigq as aigq_package
-from aigq.cli import DONE, FAILED, INTERRUPTED, WRONG_USE, main
+from aigq.cli import main
+from aigq.cli_common import DONE, FAILED, INTERRUPTED, WRONG_USE
 from aigq.prepared import Prepared
 from aigq.training.encoding import EncodedLists
 

@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from aigq import cli
-from aigq.cli import DONE, FAILED, INTERRUPTED, WRONG_USE, main
+from aigq.cli import main
+from aigq.cli_common import DONE, FAILED, INTERRUPTED, WRONG_USE
 from aigq.errors import StageError
 
 GAMES = [

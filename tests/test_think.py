@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from aigq import config as configs
-from aigq.cli import DONE, FAILED, main
+from aigq.cli import main
+from aigq.cli_common import DONE, FAILED
 from aigq.models.generator import load
 from aigq.models.think_grammar import read
 from aigq.models.vocabulary import Vocabulary

@@ -13,7 +13,8 @@ import urllib.request
 import pytest
 import yaml
 
-from aigq.cli import DONE, main
+from aigq.cli import main
+from aigq.cli_common import DONE
 from test_cli import GAMES, SMALL, write_log
 
 ROOT = __file__.rsplit("/", 2)[0]

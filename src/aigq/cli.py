@@ -4,22 +4,35 @@ Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted. Everything heavy is 
 that `aigq --help` answers at once.
 """
 
-import json
 import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import Annotated, Any, Final
 
 from cyclopts import App, CycloptsError, Parameter
 
 from aigq import __version__
+from aigq.cli_common import (
+    COMMON,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    WRONG_USE,
+    Common,
+    Force,
+    Json,
+    Resume,
+    Set,
+    print_hints,
+    print_table,
+    show,
+)
 from aigq.doctor import TELEMETRY_OFF
 from aigq.errors import AigqError, UsageError, is_disk_full
 from aigq.progress import note
-from aigq.runs import RUNS, Run, resolve
+from aigq.runs import RUNS, Run
 from aigq.stages import (
     channel_of,
     import_if_absent,
@@ -34,10 +47,6 @@ from aigq.stages import (
 )
 from aigq.systems import CTR, GENERATORS, GRPO, SFT, stage_of
 
-if TYPE_CHECKING:
-    from aigq.prepared import Moment, Prepared
-
-DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 RESUMABLE: Final = frozenset({"demo", "table", "train"})
 DEMO_RECIPE: Final = Path("recipes/demo.yaml")
 _FROM_SCRATCH: Final = (
@@ -61,36 +70,12 @@ train = App(name="train", help="Train one model of the run.")
 generate = App(name="generate", help="Write hints with a trained model.")
 app.command(train)
 app.command(generate)
-
-Set = Annotated[
-    tuple[str, ...],
-    Parameter(help="Change one config key: --set sft.epochs=3. Repeatable.", show_default=False),
-]
-Json = Annotated[bool, Parameter(help="Print one JSON object instead of a table.")]
-Resume = Annotated[bool, Parameter(help="Continue an interrupted training from its last checkpoint.")]
-Force = Annotated[bool, Parameter(help="Redo the stage, and forget what was made from it.")]
-
-
-@Parameter(name="*")
-@dataclass(frozen=True)
-class Common:
-    """The options of every verb that works on a run."""
-
-    config: Annotated[
-        Path | None,
-        Parameter(help="YAML file of the run. Default: the one that an earlier command left in --run."),
-    ] = None
-    run: Annotated[Path | None, Parameter(help="Run folder. Default: runs/NAME for NAME.yaml.")] = None
-    set: Set = ()
-    json: Json = False
-
-    def open(self) -> Run:
-        """The run folder and its config. Raises UsageError when either is wrong."""
-        config, folder = resolve(self.config, self.run, self.set)
-        return Run.open(folder, config)
-
-
-_COMMON: Final = Common()
+for verb, summary in {
+    "publish": "Load the run's tables into the store, as a new version.",
+    "serve": "Serve hints over HTTP and take events in.",
+    "nearline": "Write new lists for shoppers soon after they did something that matters.",
+}.items():
+    app.command(f"aigq.cli_serving:{verb}", name=verb, help=summary)  # imported when it is called
 
 
 @app.command(name="import")
@@ -110,16 +95,16 @@ def import_(
     column_map = _read_columns(columns) if columns is not None else None
     with redirect_stdout(sys.stderr):
         summary = import_source(source, path, out, columns=column_map)
-    _show(summary.to_dict(), render(summary), as_json=json)
+    show(summary.to_dict(), render(summary), as_json=json)
     return DONE
 
 
 @app.command
-def prepare(*, common: Common = _COMMON, force: Force = False) -> int:
+def prepare(*, common: Common = COMMON, force: Force = False) -> int:
     """Turn the tables into histories, causal counts and samples, split by time."""
     run = common.open()
     import_if_absent(run.config)
-    _show(run_prepare(run, force=force), None, as_json=common.json)
+    show(run_prepare(run, force=force), None, as_json=common.json)
     return DONE
 
 
@@ -127,7 +112,7 @@ def prepare(*, common: Common = _COMMON, force: Force = False) -> int:
 def replay(
     *,
     out: Annotated[Path, Parameter(help="Folder for the tables with simulated hint events.")],
-    common: Common = _COMMON,
+    common: Common = COMMON,
 ) -> int:
     """Show hints to the shoppers of a log and simulate their clicks, for logs without exposures."""
     run = common.open()
@@ -137,14 +122,14 @@ def replay(
 
     with redirect_stdout(sys.stderr):
         summary = work(run.config, run.folder, out)
-    _show(summary, None, as_json=common.json)
+    show(summary, None, as_json=common.json)
     return DONE
 
 
 @train.command(name="sft")
 def train_sft(
     *,
-    common: Common = _COMMON,
+    common: Common = COMMON,
     system: Annotated[
         str, Parameter(help="direct_il_sft or think_il_sft; direct_sft or think_sft: the plain rows.")
     ] = "direct_il_sft",
@@ -156,14 +141,14 @@ def train_sft(
         raise UsageError(f"unknown system {system}; known: {', '.join(SFT)}")
     run = common.open()
     need(run, "prepare")
-    _show(run_sft(run, system, resume=resume, force=force), None, as_json=common.json)
+    show(run_sft(run, system, resume=resume, force=force), None, as_json=common.json)
     return DONE
 
 
 @train.command(name="grpo")
 def train_grpo(
     *,
-    common: Common = _COMMON,
+    common: Common = COMMON,
     system: Annotated[
         str, Parameter(help="direct_il_grpo, or direct_grpo: credit for whole lists alone.")
     ] = "direct_il_grpo",
@@ -177,61 +162,74 @@ def train_grpo(
     need(run, "prepare")
     need(run, stage_of(GRPO[system]))
     need(run, "ctr")
-    _show(run_grpo(run, system, resume=resume, force=force), None, as_json=common.json)
+    show(run_grpo(run, system, resume=resume, force=force), None, as_json=common.json)
     return DONE
 
 
 @train.command(name="ctr")
-def train_ctr(*, common: Common = _COMMON, resume: Resume = False, force: Force = False) -> int:
+def train_ctr(*, common: Common = COMMON, resume: Resume = False, force: Force = False) -> int:
     """Train the click model, the reward of RL, and judge it on later days beside LightGBM."""
     run = common.open()
     need(run, "prepare")
-    _show(run_ctr(run, resume=resume, force=force), None, as_json=common.json)
+    show(run_ctr(run, resume=resume, force=force), None, as_json=common.json)
     return DONE
 
 
 @app.command
-def evaluate(*, common: Common = _COMMON) -> int:
+def evaluate(*, common: Common = COMMON) -> int:
     """Measure the rows of a run whose stages are finished; trains no generator."""
     run = common.open()
     need(run, "prepare")
     for stage in trainings(run.config):
         need(run, stage)
-    _print_table(run, run_table(run), as_json=common.json)
+    print_table(run, run_table(run), as_json=common.json)
     return DONE
 
 
 @app.command
-def table(*, common: Common = _COMMON, resume: Resume = False) -> int:
+def table(*, common: Common = COMMON, resume: Resume = False) -> int:
     """Run every stage that is missing, then measure all rows: metrics.json, report.html and the table.
 
     An interrupted training is continued, with or without --resume.
     """
     run = common.open()
     run_missing(run)
-    _print_table(run, run_table(run), as_json=common.json)
+    print_table(run, run_table(run), as_json=common.json)
     return DONE
 
 
 @generate.command(name="u2q")
 def generate_u2q(
     *,
-    users: Annotated[str, Parameter(help="User ids, separated by commas.")],
-    common: Common = _COMMON,
+    users: Annotated[
+        str | None, Parameter(help="User ids, separated by commas. Default: everybody, into RUN/tables.")
+    ] = None,
+    common: Common = COMMON,
     system: Annotated[
         str, Parameter(help="A row of the table: direct_il_sft, popular, ...")
     ] = "direct_il_sft",
     n: Annotated[int, Parameter(name=["--count", "-n"], help="Hints per user.")] = 10,
 ) -> int:
-    """Write hints for these users as of the day after the log ends, with a reason for each."""
-    ids = [user.strip() for user in users.split(",") if user.strip()]
-    if not ids or n < 1:
+    """Write hints as of the day after the log ends, with a reason for each.
+
+    Without --users: RUN/tables/u2q.parquet for every known user, which `aigq publish` loads. An interrupted
+    one goes on when it is called again.
+    """
+    ids = [user.strip() for user in users.split(",") if user.strip()] if users is not None else None
+    if ids == [] or n < 1:
         raise UsageError("give --users a,b,c with at least one id, and --count 1 or more")
     run = common.open()
     need(run, "prepare")
     if system in GENERATORS or system == CTR:
         need(run, stage_of(system))
-    _print_hints(_hints(run, ids, system, n), as_json=common.json)
+    if ids is not None:
+        print_hints(_hints(run, system, ids, n), as_json=common.json)
+        return DONE
+    from aigq.generation import backfill
+
+    with redirect_stdout(sys.stderr):
+        result = backfill(run, channel_of(run, system), system, n)
+    show(result, None, as_json=common.json)
     return DONE
 
 
@@ -253,13 +251,15 @@ def demo(
     opened = Common(config=config, run=folder, set=overrides).open()
     run_missing(opened)
     result = run_table(opened)
-    hints = _hints(opened, _example_users(opened), "direct_il_sft", 10)
+    from aigq.generation import example_users
+
+    hints = _hints(opened, "direct_il_sft", example_users(opened), 10)
     report = folder / "report.html"
     if json:
-        _show({"table": result, "hints": hints, "report": str(report)}, None, as_json=True)
+        show({"table": result, "hints": hints, "report": str(report)}, None, as_json=True)
         return DONE
-    _print_table(opened, result, as_json=False, report=False)
-    _print_hints(hints, as_json=False)
+    print_table(opened, result, as_json=False, report=False)
+    print_hints(hints, as_json=False)
     print(f"report: {report}")
     return DONE
 
@@ -268,13 +268,21 @@ def demo(
 def doctor(
     *,
     run: Annotated[Path, Parameter(help="Folder that runs will be written to.")] = RUNS,
+    store: Annotated[
+        str | None, Parameter(help="Report on a store instead: keys and bytes by family.")
+    ] = None,
     json: Json = False,
 ) -> int:
-    """Check Python, packages, processors, GPU, disk and settings."""
+    """Check Python, packages, processors, GPU, disk and settings, or a store."""
     from aigq.doctor import examine, render, to_dict
 
-    checks = examine(run)
-    _show(to_dict(checks), render(checks), as_json=json)
+    if store is not None:
+        from aigq.serving.report import report
+
+        checks = report(store)
+    else:
+        checks = examine(run)
+    show(to_dict(checks), render(checks), as_json=json)
     return FAILED if any(check.status == "failed" for check in checks) else DONE
 
 
@@ -325,56 +333,11 @@ def _how_to_resume(tokens: list[str]) -> str:
     return f"finished stages are kept; continue with: {command}"
 
 
-# --- hints for named users ---
+def _hints(run: Run, system: str, users: Sequence[str], n: int) -> dict[str, Any]:
+    from aigq.generation import hints_for
 
-
-def _hints(run: Run, users: Sequence[str], system: str, n: int) -> dict[str, Any]:
-    from aigq.prepared import Prepared
-
-    prepared = Prepared.load(run.folder / "prepared")
-    moments = [_after_the_log(prepared, user, number) for number, user in enumerate(users)]
     with redirect_stdout(sys.stderr):
-        channel = channel_of(run, system)
-        channel.fit(prepared)
-        lists = channel.recommend(moments, n)
-    return {
-        "system": system,
-        "users": [
-            {
-                "user_id": moment.user_id,
-                "as_of": str(moment.cut.astype("datetime64[D]")),
-                "behaviours": moment.history.num_rows,
-                "latest": moment.history["text"].to_pylist()[-5:],
-                "hints": [
-                    {"query": h.query, "score": round(float(h.score), 6), "reason": h.reason} for h in hints
-                ],
-            }
-            for moment, hints in zip(moments, lists, strict=True)
-        ],
-    }
-
-
-def _after_the_log(prepared: "Prepared", user: str, number: int) -> "Moment":
-    """The user on the first day after the log, everything that they ever did as history."""
-    import numpy as np
-    import pyarrow.compute as pc
-
-    from aigq.prepared import Moment
-
-    day = int(pc.max(prepared.behaviours["day"]).as_py()) + 1
-    rows = np.flatnonzero(pc.equal(prepared.behaviours["user_id"], user).to_numpy(zero_copy_only=False))
-    history = prepared.behaviours.slice(rows[0], len(rows)) if len(rows) else prepared.behaviours.slice(0, 0)
-    return Moment(-1 - number, user, np.datetime64(day, "D").astype("datetime64[us]"), day, history)
-
-
-def _example_users(run: Run) -> list[str]:
-    """Three users of the test: with a short, a usual and a long history."""
-    from aigq.prepared import Prepared
-
-    samples = Prepared.load(run.folder / "prepared").split("test").sort_by([("n_before", "ascending")])
-    lengths = dict(zip(samples["user_id"].to_pylist(), samples["n_before"].to_pylist(), strict=True))
-    users = sorted(lengths, key=lambda user: (lengths[user], user))
-    return list(dict.fromkeys(users[int(share * (len(users) - 1))] for share in (0.1, 0.5, 0.9)))
+        return hints_for(run, channel_of(run, system), system, users, n)
 
 
 def _read_columns(path: Path) -> dict[str, Any]:
@@ -389,53 +352,6 @@ def _read_columns(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UsageError(f"{path} must hold `column: name` lines")
     return content
-
-
-# --- output ---
-
-
-def _show(result: dict[str, Any], rendering: Any, *, as_json: bool) -> None:
-    """One result on stdout: JSON, a rich rendering, or key and value lines."""
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False, default=str))
-        return
-    if rendering is None:
-        for key, value in result.items():
-            print(f"{key}: {json.dumps(value, ensure_ascii=False, default=str)}")
-        return
-    from rich.console import Console
-
-    Console().print(rendering)
-
-
-def _print_table(run: Run, result: dict[str, Any], *, as_json: bool, report: bool = True) -> None:
-    if as_json:
-        _show(result, None, as_json=True)
-        return
-    from aigq.evaluation.render import show
-
-    show(result)
-    if report:
-        print(f"report: {run.folder / 'report.html'}")
-
-
-def _print_hints(result: dict[str, Any], *, as_json: bool) -> None:
-    if as_json:
-        _show(result, None, as_json=True)
-        return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    for user in result["users"]:
-        known = f"{user['behaviours']} behaviours" if user["behaviours"] else "not in the log: context only"
-        print(f"{user['user_id']} on {user['as_of']} ({known}; {result['system']})")
-        grid = Table(box=None)
-        for column in ("", "hint", "why"):
-            grid.add_column(column, overflow="fold")
-        for place, hint in enumerate(user["hints"], start=1):
-            grid.add_row(str(place), escape(hint["query"]), escape(hint["reason"]))
-        Console().print(grid)
 
 
 if __name__ == "__main__":

@@ -139,6 +139,30 @@ LISTS: Final = pa.schema(
 )
 """What one system recommends for the samples of one split: RUN/lists/SYSTEM.parquet."""
 
+U2Q: Final = pa.schema(
+    [
+        pa.field("user_id", pa.string(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),  # from 1
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("score", pa.float32()),
+        pa.field("reason", pa.string()),
+        pa.field("model", pa.string(), nullable=False),  # the row of the table, and when it was trained
+        pa.field("generated_at", TIMESTAMP, nullable=False),
+    ]
+)
+"""A list for every known user: RUN/tables/u2q.parquet, written by `aigq generate u2q`."""
+
+X2Q: Final = pa.schema(
+    [
+        pa.field("kind", pa.string(), nullable=False),  # item | query | category: what the trigger is
+        pa.field("trigger", pa.string(), nullable=False),  # item id, normalised query or leaf category
+        pa.field("rank", pa.int32(), nullable=False),  # from 1
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("score", pa.float32()),  # S = alpha S_rel + (1 - alpha) S_eff, METHOD section 6
+    ]
+)
+"""From a trigger to queries: RUN/tables/x2q.parquet, written by `aigq generate x2q`."""
+
 IMPORTED_TABLES: Final = {"events": EVENTS, "items": ITEMS, "users": USERS, "rejected": REJECTED}
 PREPARED_TABLES: Final = {
     "behaviours": BEHAVIOURS,

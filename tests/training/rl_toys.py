@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from aigq.config import GeneratorConfig, GrpoConfig, PromptConfig
+from aigq.config import GeneratorConfig, PromptConfig
+from aigq.config_training import GrpoConfig
 from aigq.history.prompt import special_tokens
 from aigq.models import generator
 from aigq.models.decoding import QueryTree

@@ -6,7 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aigq.config import GeneratorConfig, PromptConfig, SftConfig
+from aigq.config import GeneratorConfig, PromptConfig
+from aigq.config_training import SftConfig
 from aigq.history.prompt import special_tokens
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary, train_tokenizer

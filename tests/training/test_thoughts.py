@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from recall_shop import GROUPS, build
 
-from aigq.config import ThinkConfig, parse
+from aigq.config import parse
+from aigq.config_training import ThinkConfig
 from aigq.errors import ConfigError
 from aigq.models.think_grammar import Thought
 from aigq.samples.interests import InterestPoint

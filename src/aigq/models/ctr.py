@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from aigq.config import CtrConfig
+from aigq.config_training import CtrConfig
 from aigq.recall.histories import ACTIONS, AGE_EDGES
 
 POSITIONS: Final = 16

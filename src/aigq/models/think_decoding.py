@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from transformers import PreTrainedModel
 
-from aigq.config import ThinkConfig
+from aigq.config_training import ThinkConfig
 from aigq.history.prompt import SEPARATOR
 from aigq.models.decoding import Choices, ListRow, Node, QueryTree, generate_rows
 from aigq.models.think_grammar import DISCOVERY, INTEREST, THINK, Reading, Thought, index_token, read

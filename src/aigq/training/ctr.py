@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from aigq.config import Config, CtrConfig
+from aigq.config import Config
+from aigq.config_training import CtrConfig
 from aigq.errors import ConfigError, StageError
 from aigq.evaluation.clicks import judge, log_loss
 from aigq.models.ctr import POSITIONS, ClickNet, Inputs, export, quantile_edges

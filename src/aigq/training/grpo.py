@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow.compute as pc
 from transformers import PreTrainedModel
 
-from aigq.config import Config, GrpoConfig
+from aigq.config import Config
+from aigq.config_training import GrpoConfig
 from aigq.errors import EmptyLogError
 from aigq.models import generator
 from aigq.models.ctr_scorer import ClickModel

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from aigq.config import GrpoConfig
+from aigq.config_training import GrpoConfig
 from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, QueryTree, padded, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.training import advantages as credit

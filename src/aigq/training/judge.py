@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from aigq.config import GrpoConfig
+from aigq.config_training import GrpoConfig
 from aigq.training import rewards
 
 Clicks = Callable[[Sequence[int], Sequence[Sequence[str]]], list[np.ndarray]]

@@ -16,7 +16,7 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from aigq.config import SftConfig
+from aigq.config_training import SftConfig
 from aigq.training import checkpoints
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.encoding import EncodedLists

@@ -10,7 +10,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from aigq.config import Config, SftConfig
+from aigq.config import Config
+from aigq.config_training import SftConfig
 from aigq.errors import ConfigError
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from aigq.config import Config, ThinkConfig
+from aigq.config import Config
+from aigq.config_training import ThinkConfig
 from aigq.errors import ConfigError
 from aigq.models.text_encoder import TextEncoder
 from aigq.models.think_grammar import Thought

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from aigq.config import GrpoConfig
+from aigq.config_training import GrpoConfig
 from aigq.errors import StageError
 from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, sample_groups
 from aigq.models.vocabulary import Vocabulary

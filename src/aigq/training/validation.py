@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedModel
 
-from aigq.config import ThinkConfig
+from aigq.config_training import ThinkConfig
 from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.think_decoding import Marks, generate_thoughts
 from aigq.models.vocabulary import Vocabulary

@@ -1,0 +1,293 @@
+"""The HTTP API: hints, events, erasure, health, metrics. Litestar and msgspec; no torch in the process."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import msgspec
+from litestar import Litestar, MediaType, Request, Response, delete, get, post
+from litestar.config.cors import CORSConfig
+from litestar.connection import ASGIConnection
+from litestar.exceptions import HTTPException
+from litestar.handlers.base import BaseRouteHandler
+from litestar.openapi import OpenAPIConfig, ResponseSpec
+from litestar.openapi.plugins import JsonRenderPlugin
+from litestar.params import Parameter
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
+
+from aigq import __version__
+from aigq.serving import users
+from aigq.serving.access import Refused, Role
+from aigq.serving.catalog import current
+from aigq.serving.events import EventError, UbiEvent, parse_event, shopper
+from aigq.serving.hints import Ask
+from aigq.serving.metrics import PUBLISHED, REJECTED, REQUESTS, SECONDS
+from aigq.serving.service import Service
+from aigq.serving.state import Event
+from aigq.serving.stores import StoreError
+from aigq.serving.streams import LogError
+
+INLINE_EVENTS: Final = 20
+_LOGGER: Final = logging.getLogger("aigq.serving")
+_INLINE: Final = msgspec.json.Decoder(list[UbiEvent])
+
+Name = Annotated[str | None, Parameter(max_length=256)]
+
+
+class Hint(msgspec.Struct):
+    """One hint: what to show, where it came from, and why."""
+
+    query: str
+    position: int
+    channel: str
+    reason: str
+
+
+class HintsAnswer(msgspec.Struct):
+    """Hints by position. Send `request_id` back as `query_id` of events about them."""
+
+    request_id: str
+    hints: list[Hint]
+
+
+class Rejection(msgspec.Struct):
+    """An event of a batch that was not taken."""
+
+    index: int
+    reason: str
+
+
+class EventsAnswer(msgspec.Struct):
+    """How many events were taken, and which were not."""
+
+    accepted: int
+    rejected: list[Rejection]
+
+
+class Erased(msgspec.Struct):
+    """How many keys and messages were removed."""
+
+    removed: int
+
+
+class Health(msgspec.Struct):
+    """`ok`, or what is missing."""
+
+    status: str
+    version: str
+    table: str = ""
+
+
+class Problem(msgspec.Struct):
+    """Every error: a status and one sentence."""
+
+    status_code: int
+    detail: str
+
+
+def _needs(role: Role) -> Callable[[ASGIConnection, BaseRouteHandler], None]:
+    def guard(connection: ASGIConnection, _handler: BaseRouteHandler) -> None:
+        header = connection.headers.get("authorization", "")
+        scheme, _, token = header.partition(" ")
+        secret = token.strip() if scheme.lower() == "bearer" else connection.headers.get("x-api-key")
+        service(connection).access.check(secret, role)
+
+    return guard
+
+
+def service(connection: Any) -> Service:
+    """The service of a request."""
+    found: Service = connection.app.state.service
+    return found
+
+
+_PROBLEMS: Final = {
+    status: ResponseSpec(Problem, description=text, generate_examples=False)
+    for status, text in {
+        400: "The request is wrong.",
+        401: "No valid API key.",
+        403: "The API key lacks the role.",
+        413: "The body is too large.",
+        414: "The address is too long.",
+        429: "Too many requests.",
+        503: "The event log or the store is away.",
+    }.items()
+}
+
+
+@get("/v1/hints", guards=[_needs("read")], responses=_PROBLEMS, summary="Hints for a shopper")
+async def get_hints(
+    request: Request[Any, Any, Any],
+    user: Name = None,
+    session: Name = None,
+    surface: Name = None,
+    n: Annotated[int, Parameter(ge=1, le=100, description="hints, at most")] = 10,
+    locale: Annotated[str | None, Parameter(max_length=35)] = None,
+    events: Annotated[
+        str | None, Parameter(max_length=4000, description="JSON list of UBI events that just happened")
+    ] = None,
+) -> HintsAnswer:
+    """At most n hints. Without a user and a session: what is popular."""
+    here, start = service(request), time.perf_counter()
+    who = shopper(user, session)
+    name = here.name(who) if who else None
+    inline = _inline(events, name) if events else []
+    n = min(n, here.config.serving.max_hints)
+    answer = await here.hints.answer(Ask(name, n, surface, locale, inline))
+    here.impressions.add(name or "", answer.request_id, answer.hints, surface)
+    SECONDS.observe(time.perf_counter() - start)
+    REQUESTS.labels("hints", "200").inc()
+    hints = [Hint(h.query, place, h.channel, h.reason) for place, h in enumerate(answer.hints, start=1)]
+    return HintsAnswer(answer.request_id, hints)
+
+
+@post(
+    "/v1/events", guards=[_needs("write")], responses=_PROBLEMS, status_code=202, summary="Events of shoppers"
+)
+async def post_events(request: Request[Any, Any, Any], data: UbiEvent | list[UbiEvent]) -> EventsAnswer:
+    """One UBI 1.3.0 event or a list of them. Taken events are on disk when this returns."""
+    here, now = service(request), time.time()
+    batch = data if isinstance(data, list) else [data]
+    if len(batch) > here.config.serving.max_events:
+        raise Refused(413, f"at most {here.config.serving.max_events} events in one request")
+    good: list[Event] = []
+    rejected: list[Rejection] = []
+    for index, raw in enumerate(batch):
+        try:
+            good.append(here.named(parse_event(raw, now)))
+        except EventError as error:
+            rejected.append(Rejection(index, str(error)))
+            REJECTED.labels("event").inc()
+    if rejected and not isinstance(data, list):
+        raise Refused(400, rejected[0].reason)
+    await here.take(good)
+    REQUESTS.labels("events", "202").inc()
+    return EventsAnswer(len(good), rejected)
+
+
+@delete(
+    "/v1/users/{user:str}",
+    guards=[_needs("admin")],
+    responses=_PROBLEMS,
+    status_code=200,
+    summary="Erase a shopper",
+)
+async def delete_user(request: Request[Any, Any, Any], user: str) -> Erased:
+    """Remove a shopper from store and log. A session without a user is called `session:ID`."""
+    here = service(request)
+    name = here.name(user)
+    here.impressions.forget(name)
+    removed = await users.erase(here.store, here.log, name)
+    REQUESTS.labels("users", "200").inc()
+    return Erased(removed)
+
+
+@get("/healthz", summary="The process lives")
+async def healthz() -> Health:
+    """Always 200."""
+    return Health("ok", __version__)
+
+
+@get("/readyz", responses={503: _PROBLEMS[503]}, summary="Hints can be served from a table")
+async def readyz(request: Request[Any, Any, Any]) -> Health:
+    """503 while the store is away or nothing was published. Requests for hints are answered even then."""
+    here = service(request)
+    try:
+        pointer = await current(here.store)
+    except StoreError as error:
+        raise Refused(503, "the store does not answer") from error
+    if pointer is None or not here.catalogs.now.version:
+        raise Refused(503, "no table is published; run `aigq publish`")
+    PUBLISHED.set(here.catalogs.now.published_at)
+    return Health("ok", __version__, here.catalogs.now.version)
+
+
+@get("/metrics", guards=[_needs("admin")], media_type=MediaType.TEXT, include_in_schema=False)
+async def metrics() -> Response[bytes]:
+    """Prometheus text of all processes of this service."""
+    registry = REGISTRY
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def create_app(here: Service) -> Litestar:
+    """The ASGI application of a service."""
+    serving = here.config.serving
+    app = Litestar(
+        [get_hints, post_events, delete_user, healthz, readyz, metrics],
+        lifespan=[here.running],
+        request_max_body_size=serving.max_body_kb * 1024,
+        cors_config=_cors(serving.cors_origins),
+        openapi_config=OpenAPIConfig("aigq", __version__, render_plugins=[JsonRenderPlugin()]),
+        exception_handlers={
+            Refused: _refused,
+            HTTPException: _http_error,
+            LogError: _away,
+            StoreError: _away,
+            Exception: _unexpected,
+        },
+        logging_config=None,
+        debug=False,
+    )
+    app.state.service = here
+    return app
+
+
+def _cors(origins: list[str]) -> CORSConfig | None:
+    if not origins:
+        return None
+    return CORSConfig(
+        allow_origins=origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["authorization", "content-type", "x-api-key"],
+    )
+
+
+def _inline(text: str, user: str | None) -> list[Event]:
+    """The events of the query parameter, oldest first. Raises Refused with 400."""
+    try:
+        raw = _INLINE.decode(text)
+        if len(raw) > INLINE_EVENTS:
+            raise Refused(400, f"at most {INLINE_EVENTS} events in the parameter events")
+        now = time.time()
+        return [parse_event(event, now, default_user=user or "") for event in raw]
+    except (msgspec.MsgspecError, EventError) as error:
+        raise Refused(400, f"the parameter events: {error}") from None
+
+
+def _problem(request: Request[Any, Any, Any], status: int, detail: str) -> Response[Problem]:
+    path = str(request.scope.get("path_template", ""))
+    REQUESTS.labels(path.removeprefix("/v1/").partition("/")[0] or "other", str(status)).inc()
+    headers = {"retry-after": "1"} if status in (429, 503) else {}
+    return Response(Problem(status, detail), status_code=status, headers=headers, media_type=MediaType.JSON)
+
+
+def _refused(request: Request[Any, Any, Any], error: Refused) -> Response[Problem]:
+    return _problem(request, error.status, error.detail)
+
+
+def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:
+    """Litestar's own refusals: no such path, wrong method, a parameter or a body that does not fit."""
+    extra = error.extra
+    where = (
+        [str(e.get("message", "")) for e in extra if isinstance(e, dict)] if isinstance(extra, list) else []
+    )
+    response = _problem(request, error.status_code, "; ".join([error.detail, *where]))
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+def _away(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    _LOGGER.warning("%s", error)
+    return _problem(request, 503, "the service cannot keep this now; send it again")
+
+
+def _unexpected(request: Request[Any, Any, Any], error: Exception) -> Response[Problem]:
+    """The caller learns nothing of the inside; the log has the traceback."""
+    _LOGGER.error("a request failed", exc_info=error)
+    return _problem(request, 500, "internal error")

@@ -1,0 +1,93 @@
+"""The published table as one process sees it: an immutable snapshot that is swapped as a whole."""
+
+import asyncio
+from collections.abc import Sequence
+
+import msgspec
+
+from aigq.serving import keys
+from aigq.serving.state import CatalogPart, Current, QueryInfo, Suggestion, decode
+from aigq.serving.stores import Store, StoreError
+
+
+class Catalog:
+    """One version of the table. A request takes one snapshot and asks only for keys of its version.
+
+    Args:
+        version: its name; "" when nothing was published.
+        queries: all that may be shown.
+        popular: the shop's top queries.
+        published_at: seconds since 1970.
+    """
+
+    def __init__(
+        self,
+        version: str = "",
+        queries: Sequence[QueryInfo] = (),
+        popular: Sequence[Suggestion] = (),
+        published_at: float = 0.0,
+    ) -> None:
+        self.version, self.published_at = version, published_at
+        self.popular = [suggestion.query for suggestion in popular]
+        self.categories = {q.query: q.category for q in queries if q.category is not None}
+        self._items = {q.query: q.items for q in queries}
+
+    def __contains__(self, query: str) -> bool:
+        return query in self._items
+
+    def results(self, query: str) -> int:
+        """Distinct items that the query led to in the published log."""
+        return self._items.get(query, 0)
+
+
+async def current(store: Store) -> Current | None:
+    """Which version is served. Raises StoreError when the store fails or the pointer is damaged."""
+    try:
+        return decode(Current, (await store.get([keys.CURRENT]))[0])
+    except msgspec.DecodeError as error:
+        raise StoreError(f"the pointer {keys.CURRENT} is damaged ({error}); publish again") from error
+
+
+async def load(store: Store, version: str) -> Catalog:
+    """Read a version whole. Raises StoreError when a part of it is missing or damaged."""
+    try:
+        first = decode(CatalogPart, (await store.get([keys.catalog(version, 0)]))[0])
+        if first is None:
+            raise StoreError(f"the table {version} is not in the store any more; publish again")
+        names = [keys.catalog(version, part) for part in range(1, first.parts)]
+        rest = [decode(CatalogPart, value) for value in await store.get(names)]
+    except msgspec.DecodeError as error:
+        raise StoreError(f"the table {version} is damaged ({error}); publish again or roll back") from error
+    if any(part is None for part in rest):
+        raise StoreError(f"the table {version} lacks a part; publish again or roll back")
+    queries = [query for part in (first, *rest) if part is not None for query in part.queries]
+    return Catalog(version, queries, first.popular, first.published_at)
+
+
+class Catalogs:
+    """Holds the present snapshot and follows the pointer.
+
+    Args:
+        store: where tables are published.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store, self.now = store, Catalog()
+
+    async def refresh(self) -> bool:
+        """Load another version if the pointer names one; True if it did. Swapped when all is read."""
+        pointer = await current(self._store)
+        if pointer is None or pointer.version == self.now.version:
+            return False
+        self.now = await load(self._store, pointer.version)
+        return True
+
+    async def follow(self, every_s: float, after: "asyncio.Event | None" = None) -> None:
+        """Refresh until cancelled; a store that is away is tried again."""
+        while True:
+            try:
+                if await self.refresh() and after is not None:
+                    after.set()
+            except StoreError:
+                pass  # the present snapshot goes on; readiness tells of the store
+            await asyncio.sleep(every_s)

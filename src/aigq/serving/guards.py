@@ -1,0 +1,182 @@
+"""What may be shown. Every refusal has a reason, and every reason a counter (`aigq_guarded`).
+
+The k-user rule is enforced where tables are made; here a query must be in the published catalogue, which
+holds only queries of k users, or in the allowlist or the configured fallback, which people wrote.
+"""
+
+import time
+import unicodedata
+from collections.abc import Callable, Container, Iterable
+from functools import lru_cache
+from pathlib import Path
+from typing import Final, Literal, Protocol
+
+from aigq.config_serving import ServingConfig
+from aigq.errors import UsageError
+from aigq.history.spelling import is_private, normalise_query
+from aigq.serving.stores.store import Clock
+
+Reason = Literal[
+    "empty", "length", "private", "blocked", "profane", "script", "few_users", "no_results", "not_own"
+]
+_LOOK_EVERY_S: Final = 1.0
+_KEPT: Final = 200_000  # verdicts
+_ABOUT_OTHERS: Final = (None, "few_users", "no_results")  # what other shoppers did decides
+
+
+class KnownQueries(Protocol):
+    """The catalogue, as far as guards need it."""
+
+    def __contains__(self, query: str, /) -> bool:
+        """Whether k users issued the query."""
+        ...
+
+    def results(self, query: str) -> int:
+        """How many items the query leads to."""
+        ...
+
+
+class WordFile:
+    """The lines of a file, normalised; read again when the file changes. `#` begins a comment.
+
+    Args:
+        path: None: always empty.
+        clock: seconds; a change is seen after at most a second.
+
+    Raises:
+        UsageError: the file cannot be read at first. When it cannot be read later, the last lines stay.
+    """
+
+    def __init__(self, path: Path | None, clock: Clock = time.monotonic) -> None:
+        self._path, self._clock, self._looked = path, clock, clock()
+        self._stamp: tuple[int, int] | None = None
+        self._lines: frozenset[str] = frozenset()
+        try:
+            self._read()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"{path} cannot be read: {error}") from None
+
+    def lines(self) -> frozenset[str]:
+        """The lines as they are now."""
+        if self._path is not None and self._clock() - self._looked >= _LOOK_EVERY_S:
+            self._looked = self._clock()
+            try:
+                self._read()
+            except (OSError, UnicodeDecodeError):
+                return self._lines  # somebody is editing it
+        return self._lines
+
+    def _read(self) -> None:
+        if self._path is None:
+            return
+        status = self._path.stat()
+        stamp = (status.st_mtime_ns, status.st_size)
+        if stamp != self._stamp:
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            spelled = (normalise_query(line.partition("#")[0]) for line in lines)
+            self._lines, self._stamp = frozenset(line for line in spelled if line), stamp
+
+
+class Guards:
+    """Says why a query must not be shown.
+
+    Args:
+        config: the section `serving`.
+        profane: a classifier of texts, such as alt-profanity-check; None: the blocklist alone.
+        clock: of the word files.
+    """
+
+    def __init__(
+        self,
+        config: ServingConfig,
+        profane: Callable[[str], bool] | None = None,
+        clock: Clock = time.monotonic,
+    ) -> None:
+        self._config, self._profane = config, profane
+        self._blocked = WordFile(config.blocklist, clock)
+        self._allowed = WordFile(config.allowlist, clock)
+        self._verdicts: dict[str, Reason | None] = {}
+        self._judged_by: tuple[object, ...] = (None, None, None)
+        self._written = frozenset(normalise_query(q) for queries in config.fallback.values() for q in queries)
+
+    def surface_off(self, surface: str | None) -> bool:
+        """Whether this surface gets no hints."""
+        return surface in self._config.surfaces_off
+
+    def refusals(self, queries: Iterable[str], known: KnownQueries, own: Container[str]) -> dict[str, Reason]:
+        """The first reason against each normalised query that must not be shown.
+
+        What does not depend on the shopper is judged once per query, catalogue and state of the word files.
+
+        Args:
+            queries: the candidates.
+            known: the published catalogue.
+            own: the shopper's own queries.
+        """
+        blocked, allowed = self._blocked.lines(), self._allowed.lines()
+        judged_by = (known, blocked, allowed)
+        same = all(a is b for a, b in zip(judged_by, self._judged_by, strict=True))
+        if not same or len(self._verdicts) >= _KEPT:
+            self._verdicts, self._judged_by = {}, judged_by
+        verdicts, refused = self._verdicts, dict[str, Reason]()
+        for query in queries:
+            if query not in verdicts:
+                verdicts[query] = self._judge(query, known, blocked, allowed)
+            reason = verdicts[query]
+            if self._config.own_history_only and query not in own and reason in _ABOUT_OTHERS:
+                reason = "not_own"
+            if reason is not None:
+                refused[query] = reason
+        return refused
+
+    def _judge(
+        self, query: str, known: KnownQueries, blocked: frozenset[str], allowed: frozenset[str]
+    ) -> Reason | None:
+        text = _text_reason(query, self._config.max_characters, tuple(self._config.scripts))
+        if text is not None:
+            return text
+        if contains_word(query, blocked):
+            return "blocked"
+        if self._profane is not None and self._profane(query):
+            return "profane"
+        if query in self._written or query in allowed:
+            return None
+        if query not in known:
+            return "few_users"
+        if known.results(query) < self._config.min_results:
+            return "no_results"
+        return None
+
+
+def _text_reason(query: str, longest: int, scripts: tuple[str, ...]) -> Reason | None:
+    """Reasons that lie in the text alone."""
+    if not query or query != normalise_query(query):
+        return "empty"
+    if len(query) > longest:
+        return "length"
+    if is_private(query):
+        return "private"
+    if scripts and not all(_script(c) in scripts for c in query if c.isalpha()):
+        return "script"
+    return None
+
+
+def contains_word(query: str, words: frozenset[str]) -> bool:
+    """Whether a run of the query's words is in `words`; in scripts without spaces, whether any part is."""
+    if not words:
+        return False
+    tokens = query.split()
+    runs = (" ".join(tokens[i:j]) for i in range(len(tokens)) for j in range(i + 1, len(tokens) + 1))
+    if any(run in words for run in runs):
+        return True
+    return not query.isascii() and any(word in query for word in words if _unspaced(word))
+
+
+def _unspaced(word: str) -> bool:
+    return any(_script(c) in ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR") for c in word)
+
+
+@lru_cache(maxsize=10_000)
+def _script(char: str) -> str:
+    """LATIN, CYRILLIC, CJK ...: the first word of the character's Unicode name."""
+    return unicodedata.name(char, "UNKNOWN").split()[0]

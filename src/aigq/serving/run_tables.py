@@ -1,0 +1,234 @@
+"""From a run folder to the values of a published version. What is served obeys the k-user rule here."""
+
+import time
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from aigq.config import Config
+from aigq.errors import StageError
+from aigq.prepared import CausalCounts, Moment, Prepared
+from aigq.recall.coclick import similarities
+from aigq.recall.histories import batches, entries_of
+from aigq.serving import keys
+from aigq.serving.state import (
+    Base,
+    CatalogPart,
+    Generation,
+    ItemInfo,
+    Own,
+    Past,
+    QueryInfo,
+    Suggestion,
+)
+from aigq.tables import U2Q, X2Q
+
+Values = Iterator[tuple[str, Any]]
+POPULAR: Final = 100
+NEIGHBOURS: Final = 30
+"""Co-click neighbours of a query that are published."""
+
+TRIGGERED: Final = 30
+"""Queries of a trigger that are published."""
+
+OWN: Final = 30
+_PART: Final = 20_000  # queries in one value
+
+
+class RunTables:
+    """What a run knows, ready to be published.
+
+    Args:
+        config: the run's config.
+        run: the run folder.
+        name: from a user id to the name in the store.
+
+    Raises:
+        StageError: `aigq prepare` has not finished, or a table in RUN/tables has other columns.
+    """
+
+    def __init__(self, config: Config, run: Path, name: Callable[[str], str] = str) -> None:
+        self._config, self._run, self._name = config, run, name
+        self._prepared = Prepared.load(run / "prepared")
+        self._day = day_after(self._prepared)
+        self._counts = CausalCounts(self._prepared.query_days, None)
+        self._allowed = self._counts.servable(self._day, config.samples.k_users)
+
+    def users(self) -> list[str]:
+        """The names of all users with behaviours."""
+        return [self._name(str(user)) for user in pc.unique(self._prepared.behaviours["user_id"]).to_pylist()]
+
+    def families(self, version: str, without: Container[str] = ()) -> Mapping[str, Values]:
+        """(key, value) pairs by family; each is made as it is written. Users in `without` are left out."""
+        return {
+            "item": self._items(version),
+            "coclick": self._coclick(version),
+            "x2q": self._x2q(version),
+            "base": self._users(version, without),
+            "catalog": self._catalog(version),
+        }
+
+    def _catalog(self, version: str) -> Values:
+        half_life = self._config.channels.popular.half_life_days
+        decayed = CausalCounts(self._prepared.query_days, half_life)
+        top = decayed.top(self._day, POPULAR, self._config.samples.k_users)
+        category, items = self._prepared.category_of, _items_per_query(self._prepared.behaviours)
+        infos = [QueryInfo(q, category.get(q), items.get(q, 0)) for q in sorted(self._allowed)]
+        parts = [infos[start : start + _PART] for start in range(0, len(infos), _PART)] or [[]]
+        popular = [Suggestion(query, share) for query, share in top]
+        yield keys.catalog(version, 0), CatalogPart(parts[0], len(parts), popular, time.time())
+        for number, part in enumerate(parts[1:], start=1):
+            yield keys.catalog(version, number), CatalogPart(part)
+
+    def _items(self, version: str) -> Values:
+        rows = self._prepared.behaviours
+        rows = rows.filter(pc.and_(pc.is_valid(rows["item_id"]), pc.not_equal(rows["action"], "search")))
+        grouped = rows.group_by("item_id").aggregate([("text", "min"), ("category", "min")])
+        columns = (grouped[c].to_pylist() for c in ("item_id", "text_min", "category_min"))
+        for item, text, category in zip(*columns, strict=True):
+            yield keys.item(version, item), ItemInfo(text, category)
+
+    def _coclick(self, version: str) -> Values:
+        queries = self._counts.queries
+        similar = similarities(
+            self._prepared.behaviours, queries, self._config.channels.coclick.neighbours
+        )  # (Q, Q)
+        allowed = np.isin(queries, list(self._allowed))
+        for row in np.flatnonzero(allowed):
+            near = similar.indices[similar.indptr[row] : similar.indptr[row + 1]]
+            values = similar.data[similar.indptr[row] : similar.indptr[row + 1]]
+            order = [i for i in np.argsort(-values, kind="stable") if allowed[near[i]]][:NEIGHBOURS]
+            if order:
+                found = [Suggestion(str(queries[near[i]]), float(values[i])) for i in order]
+                yield keys.coclick(version, str(queries[row])), found
+
+    def _x2q(self, version: str) -> Values:
+        table = read_table(self._run / "tables" / "x2q.parquet", X2Q)
+        if table is None:
+            return
+        rows = table.filter(pc.is_in(table["query"], pa.array(sorted(self._allowed), pa.string())))
+        rows = rows.sort_by([("kind", "ascending"), ("trigger", "ascending"), ("rank", "ascending")])
+        for (kind, trigger), group in _groups(rows, ("kind", "trigger")):
+            scores = group["score"].to_pylist()
+            pairs = list(zip(group["query"].to_pylist(), scores, strict=True))[:TRIGGERED]
+            found = [
+                Suggestion(q, 1.0 / rank if s is None else s) for rank, (q, s) in enumerate(pairs, start=1)
+            ]
+            yield keys.x2q(version, kind, trigger), found
+
+    def _users(self, version: str, without: Container[str]) -> Values:
+        generations, until = self._generations(), log_end(self._prepared)
+        moments = [
+            moment
+            for moment in latest_moments(self._prepared, self._day)
+            if self._name(moment.user_id) not in without
+        ]
+        for _, batch in batches(moments):
+            own = self._own(batch)
+            for position, moment in enumerate(batch):
+                past = _past(
+                    moment.history.slice(max(0, moment.history.num_rows - self._config.serving.behaviours))
+                )
+                value = Base(until, past, own[position], generations.get(moment.user_id))
+                yield keys.base(version, self._name(moment.user_id)), value
+
+    def _own(self, batch: Sequence[Moment]) -> list[list[Own]]:
+        """The favourite queries of each user; only such that may be shown."""
+        half_life = self._config.channels.personal.half_life_days
+        entries = entries_of(batch, self._counts.queries, half_life)
+        lists: list[list[Own]] = [[] for _ in batch]
+        for i in np.lexsort((entries.query, -entries.weight, entries.moment)):
+            query, mine = str(self._counts.queries[entries.query[i]]), lists[entries.moment[i]]
+            if len(mine) < OWN and query in self._allowed:
+                mine.append(Own(query, round(float(entries.weight[i]), 4), int(entries.count[i])))
+        return lists
+
+    def _generations(self) -> dict[str, Generation]:
+        table = read_table(self._run / "tables" / "u2q.parquet", U2Q)
+        if table is None:
+            return {}
+        found: dict[str, Generation] = {}
+        until = log_end(self._prepared)
+        rows = table.sort_by([("user_id", "ascending"), ("rank", "ascending")])
+        for (user,), group in _groups(rows, ("user_id",)):
+            queries, reasons = group["query"].to_pylist(), group["reason"].to_pylist()
+            hints = [
+                Suggestion(query, reason=reason or "")
+                for query, reason in zip(queries, reasons, strict=True)
+                if query in self._allowed
+            ]
+            at = group["generated_at"][0].as_py().timestamp()
+            found[user] = Generation(group["model"][0].as_py(), at, until, hints)
+        return found
+
+
+def day_after(prepared: Prepared) -> int:
+    """The first day after the log, in days since 1970. Raises StageError when there are no behaviours."""
+    if prepared.behaviours.num_rows == 0:
+        raise StageError("the run has no behaviours; there is nothing to publish")
+    return int(pc.max(prepared.behaviours["day"]).as_py()) + 1
+
+
+def log_end(prepared: Prepared) -> float:
+    """The time of the last behaviour, in seconds since 1970."""
+    return float(pc.max(prepared.behaviours["ts"]).cast(pa.int64()).as_py()) / 1e6
+
+
+def latest_moments(prepared: Prepared, day: int) -> list[Moment]:
+    """Every user on that day, everything that they ever did as history. `behaviours` is sorted by user."""
+    users = prepared.behaviours["user_id"].combine_chunks().dictionary_encode()
+    codes, names = users.indices.to_numpy(), users.dictionary.to_pylist()
+    starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0])
+    ends = np.r_[starts[1:], len(codes)]
+    cut = np.datetime64(day, "D").astype("datetime64[us]")
+    return [
+        Moment(-1 - number, names[codes[start]], cut, day, prepared.behaviours.slice(start, end - start))
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
+
+
+def read_table(path: Path, schema: pa.Schema) -> pa.Table | None:
+    """A table of RUN/tables, or None when it was not made. Raises StageError when it has other columns."""
+    if not path.exists():
+        return None
+    try:
+        return pq.read_table(path).select(schema.names).cast(schema)
+    except (KeyError, ValueError, OSError) as error:
+        raise StageError(f"{path} is not the table that this version of aigq writes: {error}") from None
+
+
+def _past(history: pa.Table) -> list[Past]:
+    columns = ("ts", "action", "text", "query", "item_id", "category")
+    rows = zip(*(history[c].to_pylist() for c in columns), strict=True)
+    seconds = history["ts"].cast(pa.int64()).to_numpy() / 1e6
+    return [
+        Past(float(at), f"p{number}", action, text, query, item, category)
+        for number, (at, (_, action, text, query, item, category)) in enumerate(
+            zip(seconds, rows, strict=True)
+        )
+    ]
+
+
+def _items_per_query(behaviours: pa.Table) -> dict[str, int]:
+    rows = behaviours.filter(pc.and_(pc.is_valid(behaviours["query"]), pc.is_valid(behaviours["item_id"])))
+    counts = rows.group_by("query").aggregate([("item_id", "count_distinct")])
+    return dict(zip(counts["query"].to_pylist(), counts["item_id_count_distinct"].to_pylist(), strict=True))
+
+
+def _groups(rows: pa.Table, by: Sequence[str]) -> Iterator[tuple[tuple[Any, ...], pa.Table]]:
+    """Runs of equal keys of a sorted table."""
+    if rows.num_rows == 0:
+        return
+    columns = [rows[c].combine_chunks().dictionary_encode() for c in by]
+    changed = np.zeros(rows.num_rows, dtype=bool)
+    changed[0] = True
+    for column in columns:
+        changed[1:] |= np.diff(column.indices.to_numpy()) != 0
+    starts = np.flatnonzero(changed)
+    for start, end in zip(starts, np.r_[starts[1:], rows.num_rows], strict=True):
+        yield tuple(c[int(start)].as_py() for c in columns), rows.slice(start, end - start)

@@ -1,0 +1,112 @@
+"""`aigq serve`: granian processes around the ASGI application."""
+
+import asyncio
+import ipaddress
+import json
+import logging
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from aigq.config import Config, parse
+from aigq.errors import UsageError
+from aigq.progress import note
+from aigq.serving.access import read_keys
+
+_SETTINGS: Final = "AIGQ_SERVE"
+"""How the parent tells its processes what to serve: they are started anew and import this module."""
+
+_DRAIN_S: Final = 10
+
+
+def run(config: Config, store: str, log: str, *, host: str, port: int, workers: int) -> None:
+    """Serve until SIGTERM or Ctrl-C; running requests are finished, impressions are written.
+
+    Args:
+        config: the run's config.
+        store: URL of the store.
+        log: URL of the event log.
+        host: address to listen on; other than localhost needs `serving.keys_file`.
+        port: TCP port.
+        workers: processes.
+
+    Raises:
+        UsageError: a wrong URL, keys file or word file, or a public address without keys.
+    """
+    check(config, store, log, host, workers)
+    settings = {"config": config.model_dump(mode="json"), "store": store, "log": log}
+    os.environ[_SETTINGS] = json.dumps(settings)
+    if workers > 1:
+        # prometheus-client adds up the processes' counters in a folder; it must be known before it is
+        # imported
+        os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="aigq-metrics-"))
+    from granian import Granian
+    from granian.constants import Interfaces
+    from granian.log import LogLevels
+
+    note(f"aigq serves http://{host}:{port}/v1/hints, {workers} process{'es' if workers > 1 else ''}")
+    Granian(
+        "aigq.serving.server:create",
+        address=host,
+        port=port,
+        interface=Interfaces.ASGI,
+        workers=workers,
+        factory=True,
+        websockets=False,
+        backlog=2048,
+        respawn_failed_workers=True,
+        workers_kill_timeout=_DRAIN_S,
+        log_level=LogLevels.warning,
+    ).serve()
+
+
+def check(config: Config, store: str, log: str, host: str, workers: int) -> None:
+    """Everything that would make a process fail at its start, while the caller can still see it."""
+    from aigq.serving.guards import Guards
+    from aigq.serving.keys import user_names
+
+    if workers > 1 and "memory:" in (store, log):
+        raise UsageError("memory: is one process only; use lmdb:PATH and sqlite:PATH, or redis://")
+    if read_keys(config.serving.keys_file) is None and not _is_local(host):
+        raise UsageError(
+            f"to listen on {host}, set serving.keys_file; without API keys only 127.0.0.1 is served"
+        )
+    user_names(config.serving.hash_users_with)
+    Guards(config.serving)
+    asyncio.run(_open_and_close(store, log))
+
+
+async def _open_and_close(store: str, log: str) -> None:
+    from aigq.serving.stores import open_store
+    from aigq.serving.streams import open_log
+
+    await open_store(store).close()
+    await open_log(log).close()
+
+
+def create() -> Any:
+    """The application of one process, from the settings that `run` left in the environment."""
+    from aigq.serving.app import create_app
+    from aigq.serving.service import Service
+    from aigq.serving.stores import open_store
+    from aigq.serving.streams import open_log
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    settings = json.loads(os.environ[_SETTINGS])
+    config = parse(settings["config"])
+    api_keys = read_keys(config.serving.keys_file)
+    service = Service(config, open_store(settings["store"]), open_log(settings["log"]), api_keys)
+    return create_app(service)
+
+
+def default_urls(run_folder: Path) -> tuple[str, str]:
+    """The embedded store and log of a run folder."""
+    return f"lmdb:{run_folder}/store", f"sqlite:{run_folder}/events.sqlite"
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

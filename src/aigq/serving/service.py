@@ -1,0 +1,101 @@
+"""One process of the service, without HTTP: what it holds, what it does in the background."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+
+from aigq.config import Config
+from aigq.serving import keys, users
+from aigq.serving.access import Access, ApiKey
+from aigq.serving.blend import Ranker
+from aigq.serving.catalog import Catalogs
+from aigq.serving.guards import Guards
+from aigq.serving.hints import Hints
+from aigq.serving.impressions import Impressions
+from aigq.serving.metrics import EVENTS
+from aigq.serving.state import Event, encode
+from aigq.serving.stores import Store, StoreError
+from aigq.serving.streams import EventLog, LogError, Message
+
+SWEEP_EVERY_S: Final = 60.0
+
+
+class Service:
+    """What the handlers share; made when the process starts, closed when it ends.
+
+    Args:
+        config: the run's config.
+        store: tables and users.
+        log: where events go.
+        api_keys: None: no key is needed.
+        ranker: None: reciprocal ranks.
+        profane: a classifier of texts for the guards.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        log: EventLog,
+        api_keys: list[ApiKey] | None = None,
+        ranker: Ranker | None = None,
+        profane: Callable[[str], bool] | None = None,
+    ) -> None:
+        self.config, self.store, self.log = config, store, log
+        self.name = keys.user_names(config.serving.hash_users_with)
+        self.access = Access(api_keys)
+        self.catalogs = Catalogs(store)
+        self.hints = Hints(config, store, self.catalogs, Guards(config.serving, profane), ranker)
+        self.impressions = Impressions(log)
+
+    @asynccontextmanager
+    async def running(self, _app: object = None) -> AsyncIterator[None]:
+        """Background work of the process: follow the table, write impressions, sweep."""
+        with contextlib.suppress(StoreError):  # a store that is away at the start is found later
+            await self.catalogs.refresh()
+        every = self.config.serving.refresh_s
+        work = (self.catalogs.follow(every), self.impressions.run(), self._sweep())
+        tasks = [asyncio.ensure_future(task) for task in work]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            with contextlib.suppress(LogError):
+                await self.impressions.flush()
+            await self.store.close()
+            await self.log.close()
+
+    async def take(self, events: Sequence[Event]) -> None:
+        """Write events to the log, then to the live states, so that the next request sees them.
+
+        The log is what counts: the nearline worker applies each event again, which changes nothing. Raises
+        LogError when the log does not take them.
+        """
+        await self.log.append([Message(event.user, encode(event)) for event in events])
+        by_user: dict[str, list[Event]] = {}
+        for event in events:
+            EVENTS.labels(event.action).inc()
+            by_user.setdefault(event.user, []).append(event)
+        serving = self.config.serving
+        for user, own in by_user.items():
+            with contextlib.suppress(StoreError):
+                await users.apply(
+                    self.store, self.catalogs.now, user, own,
+                    kept=serving.behaviours, ttl_s=serving.user_days * 86400,
+                )  # fmt: skip
+
+    def named(self, event: Event) -> Event:
+        """The event with the name that store and log have for its user."""
+        return msgspec.structs.replace(event, user=self.name(event.user))
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_EVERY_S)
+            with contextlib.suppress(StoreError):
+                await self.store.sweep()

@@ -1,0 +1,169 @@
+"""LMDB: a memory-mapped file that several processes of one machine share. Reads take microseconds.
+
+A value is 8 bytes of expiry (seconds since 1970, big-endian float) and the bytes themselves. Reads leave out
+what has expired, `sweep` removes it. Reads run in the event loop, since they are faster than a change of
+thread; writes wait for a lock that another process may hold, so they run in a thread.
+"""
+
+import asyncio
+import struct
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import lmdb
+
+from aigq.serving.stores.store import Change, Clock, Entry, StoreError
+
+_EXPIRY: Final = struct.Struct(">d")
+_SCAN_AT_ONCE: Final = 1000
+_MAX_READERS: Final = 512
+T = TypeVar("T")
+
+
+class LmdbStore:
+    """A folder with data.mdb and lock.mdb.
+
+    Args:
+        path: the folder; made when missing.
+        map_gb: the largest size of the file, in GiB. The file grows only as far as it is used.
+        clock: seconds; tests give their own.
+    """
+
+    def __init__(self, path: str | Path, map_gb: float = 16.0, clock: Clock = time.time) -> None:
+        self._path, self._clock, self._swept = Path(path), clock, b""
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            # metasync=False: a power cut may undo the last transaction, and never damages the file
+            self._env = lmdb.open(
+                str(self._path), map_size=int(map_gb * 2**30), metasync=False, max_readers=_MAX_READERS
+            )
+        except (lmdb.Error, OSError) as error:
+            raise StoreError(f"the store {self._path} cannot be opened: {error}") from error
+
+    async def get(self, keys: Sequence[str]) -> list[bytes | None]:
+        """See Store."""
+        now = self._clock()
+        with self._errors(), self._env.begin(buffers=False) as txn:
+            return [_unpack(txn.get(key.encode()), now) for key in keys]
+
+    async def put(self, values: Mapping[str, bytes], ttl_s: float) -> None:
+        """See Store. All values are one transaction."""
+        expires = _EXPIRY.pack(self._clock() + ttl_s)
+
+        def write(txn: Any) -> None:
+            for key, value in values.items():
+                txn.put(key.encode(), expires + value)
+
+        await self._write(write)
+
+    async def update(self, key: str, change: Change, ttl_s: float) -> bytes | None:
+        """See Store. The write lock is held while `change` runs, so it runs once."""
+
+        def write(txn: Any) -> bytes | None:
+            now = self._clock()
+            value = change(_unpack(txn.get(key.encode()), now))
+            if value is None:
+                txn.delete(key.encode())
+            else:
+                txn.put(key.encode(), _EXPIRY.pack(now + ttl_s) + value)
+            return value
+
+        return await self._write(write)
+
+    async def delete(self, keys: Sequence[str]) -> int:
+        """See Store."""
+
+        def write(txn: Any) -> int:
+            now = self._clock()
+            values = [(txn.get(key.encode()), txn.delete(key.encode())) for key in dict.fromkeys(keys)]
+            return sum(_unpack(value, now) is not None for value, _ in values)
+
+        return await self._write(write)
+
+    async def scan(self, prefix: str) -> AsyncIterator[Entry]:
+        """See Store. Short transactions, so that a long scan does not keep old pages alive."""
+        start, wanted = prefix.encode(), prefix.encode()
+        while True:
+            batch = self._batch(start, wanted)
+            now = self._clock()
+            for key, value in batch:
+                expires = _expiry(value)
+                if expires > now:
+                    yield Entry(key.decode(), len(value) - _EXPIRY.size, expires - now)
+            if len(batch) < _SCAN_AT_ONCE:
+                return
+            start = batch[-1][0] + b"\0"
+            await asyncio.sleep(0)
+
+    async def sweep(self, limit: int = 10_000) -> int:
+        """See Store. The next call goes on where this one ended."""
+
+        def write(txn: Any) -> int:
+            now, seen, expired = self._clock(), 0, []
+            cursor = txn.cursor()
+            if cursor.set_range(self._swept):
+                for key, value in cursor:
+                    if seen == limit:
+                        break
+                    seen += 1
+                    self._swept = key + b"\0"
+                    if _expiry(value) <= now:
+                        expired.append(key)
+            if seen < limit:
+                self._swept = b""
+            return sum(txn.delete(key) for key in expired)
+
+        return await self._write(write)
+
+    async def close(self) -> None:
+        """See Store."""
+        self._env.close()
+
+    def _batch(self, start: bytes, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        batch: list[tuple[bytes, bytes]] = []
+        with self._errors(), self._env.begin() as txn, txn.cursor() as cursor:
+            if cursor.set_range(start):
+                for key, value in cursor:
+                    if not key.startswith(prefix) or len(batch) == _SCAN_AT_ONCE:
+                        break
+                    batch.append((key, value))
+        return batch
+
+    async def _write(self, work: Callable[[Any], T]) -> T:
+        def run() -> T:
+            with self._errors(), self._env.begin(write=True) as txn:
+                return work(txn)
+
+        return await asyncio.to_thread(run)
+
+    def _errors(self) -> "_Errors":
+        return _Errors(self._path)
+
+
+class _Errors:
+    """Turns LMDB's errors into StoreError; a class, since a generator's frame would cost more than a read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, lmdb.MapFullError):
+            raise StoreError(
+                f"the store {self._path} is full; open it with a larger ?map_gb=, or publish less"
+            ) from error
+        if isinstance(error, lmdb.Error | OSError):
+            raise StoreError(f"the store {self._path} failed: {error}") from error
+
+
+def _expiry(packed: bytes) -> float:
+    """Of a value as it is stored; a value too short to hold one counts as expired."""
+    return float(_EXPIRY.unpack_from(packed)[0]) if len(packed) >= _EXPIRY.size else 0.0
+
+
+def _unpack(packed: bytes | None, now: float) -> bytes | None:
+    return packed[_EXPIRY.size :] if packed is not None and _expiry(packed) > now else None

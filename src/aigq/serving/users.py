@@ -1,0 +1,82 @@
+"""Changes of what the store knows about users: events come in, users are erased. Idempotent."""
+
+import time
+from collections.abc import Sequence
+
+from aigq.serving import keys
+from aigq.serving.catalog import Catalog, current
+from aigq.serving.metrics import DAMAGED
+from aigq.serving.state import (
+    BEHAVIOURS,
+    Event,
+    ItemInfo,
+    Live,
+    Past,
+    Shown,
+    encode,
+    intact,
+    merge_live,
+    past_of,
+    shown_of,
+)
+from aigq.serving.stores import Store
+from aigq.serving.streams import EventLog
+
+GONE_S = 90 * 86400.0
+"""How long it is known that a user was erased. Older events and older logs do not bring the user back."""
+
+
+async def described(store: Store, catalog: Catalog, events: Sequence[Event]) -> list[Past]:
+    """The behaviours among events, items in the words of the published table."""
+    wanted = list(dict.fromkeys(e.item for e in events if e.item and e.action in BEHAVIOURS))
+    values = await store.get([keys.item(catalog.version, item) for item in wanted]) if wanted else []
+    infos = {item: intact(ItemInfo, value) for item, value in zip(wanted, values, strict=True)}
+    told = (past_of(e, infos.get(e.item) if e.item else None, catalog.categories) for e in events)
+    return [past for past in told if past is not None]
+
+
+async def apply(
+    store: Store, catalog: Catalog, user: str, events: Sequence[Event], *, kept: int, ttl_s: float
+) -> Live | None:
+    """Add events of one user to the live state; those from before the user's erasure are dropped.
+
+    Returns:
+        the state after the events, or None when nothing was added.
+    """
+    gone = (await erased_at(store, [user]))[0]
+    fresh = [event for event in events if event.at > gone]
+    past = await described(store, catalog, fresh)
+    shown = [showing for event in fresh for showing in shown_of(event)]
+    if not past and not shown:
+        return None
+    after = await store.update(keys.live(user), lambda value: _merged(value, past, shown, kept), ttl_s)
+    if (await erased_at(store, [user]))[0] > gone:  # between the look and the write
+        await store.delete([keys.live(user)])
+        return None
+    return intact(Live, after)
+
+
+async def erased_at(store: Store, names: Sequence[str]) -> list[float]:
+    """When each user was erased, in seconds since 1970; 0.0 for the others."""
+    values = await store.get([keys.gone(name) for name in names])
+    return [intact(float, value) or 0.0 for value in values]
+
+
+async def erase(store: Store, log: EventLog, user: str) -> int:
+    """Remove a user from the log and the store; returns how many messages and keys were removed.
+
+    First a mark without the user's id, so that a worker that holds events of the user writes nothing after.
+    """
+    await store.put({keys.gone(user): encode(time.time())}, GONE_S)
+    messages = await log.erase(user)
+    pointer = await current(store)
+    versions = [pointer.version, *pointer.older] if pointer is not None else []
+    names = [keys.live(user), keys.u2q(user), *(keys.base(version, user) for version in versions)]
+    return messages + await store.delete(names)
+
+
+def _merged(value: bytes | None, past: Sequence[Past], shown: Sequence[Shown], kept: int) -> bytes:
+    live = intact(Live, value)
+    if live is None and value is not None:
+        DAMAGED.labels("live").inc()
+    return encode(merge_live(live or Live(), past, shown, kept))

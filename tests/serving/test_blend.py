@@ -1,0 +1,88 @@
+"""The blend, against numbers computed by hand."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aigq.serving.blend import Candidate, Proposal, ReciprocalRank, Shopper, merge, pick, resting
+from aigq.serving.state import Past, Shown
+
+WEIGHTS = {"u2q": 1.0, "popular": 0.5}
+
+
+def candidate(query, category=None, **ranks):
+    return Candidate(query, category, ranks or {"u2q": 1}, "u2q", "why")
+
+
+def shopper(now=1000.0, past=(), shown=()):
+    return Shopper("u", now, past, {}, shown)
+
+
+def test_merge_keeps_every_channel_and_the_strongest_reason():
+    proposals = [
+        Proposal("milk", "popular", 1, "popular"),
+        Proposal("tea", "u2q", 1, "for you"),
+        Proposal("milk", "u2q", 40, "deep in the list"),
+    ]
+    tea, milk = merge(proposals, WEIGHTS, {"milk": "dairy"}, 10)
+    assert tea == Candidate("tea", None, {"u2q": 1}, "u2q", "for you")
+    # 1 / (60 + 40) = .0100 beats .5 / (60 + 1) = .0082
+    assert milk == Candidate("milk", "dairy", {"popular": 1, "u2q": 40}, "u2q", "deep in the list")
+    assert [c.query for c in merge(proposals, WEIGHTS, {}, 1)] == ["tea"]
+
+
+def test_reciprocal_ranks_are_added_up():
+    scores = ReciprocalRank(WEIGHTS).score(
+        shopper(), [candidate("a", u2q=1, popular=3), candidate("b", other=1)]
+    )
+    assert scores == [pytest.approx(1 / 61 + 0.5 / 63), 0.0]
+
+
+def test_a_crowded_category_makes_room():
+    three = [candidate("milk", "dairy"), candidate("yoghurt", "dairy"), candidate("rice", "grain")]
+    # yoghurt: .9 * (1 - .2) = .72 < .75
+    assert [c.query for c in pick(three, [1.0, 0.9, 0.75], 3, 0.2, 90)] == ["milk", "rice", "yoghurt"]
+    assert [c.query for c in pick(three, [1.0, 0.9, 0.75], 2, 0.0, 90)] == ["milk", "yoghurt"]
+    nowhere = [candidate("a"), candidate("bb"), candidate("ccc", "c")]
+    assert [c.query for c in pick(nowhere, [1.0, 0.9, 0.75], 3, 0.5, 90)] == ["a", "bb", "ccc"]
+
+
+def test_near_duplicates_are_said_once():
+    pair = [candidate("white breads"), candidate("white bread"), candidate("rice")]
+    assert [c.query for c in pick(pair, [1.0, 0.9, 0.1], 3, 0.0, 90)] == ["white breads", "rice"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.text("ab ", min_size=1), st.floats(0, 1), st.sampled_from("xyz")),
+        unique_by=lambda t: t[0],
+    ),
+    st.integers(1, 8),
+)
+def test_pick_gives_distinct_candidates_and_the_best_first(rows, n):
+    candidates = [candidate(query, category) for query, _, category in rows]
+    chosen = pick(candidates, [score for _, score, _ in rows], n, 0.3, 100)
+    assert len({c.query for c in chosen}) == len(chosen) <= n
+    assert len(chosen) == min(n, len(rows))
+    if chosen:
+        assert dict((q, s) for q, s, _ in rows)[chosen[0].query] == max(s for _, s, _ in rows)
+
+
+def test_what_rests():
+    shown = [
+        Shown(999.0, "1", "hint_impression", "often"),
+        Shown(998.0, "2", "hint_impression", "often"),
+        Shown(999.0, "3", "hint_impression", "clicked"),
+        Shown(998.0, "4", "hint_impression", "clicked"),
+        Shown(998.0, "5", "hint_click", "clicked"),
+        Shown(999.0, "6", "hint_impression", "once"),
+        Shown(-9000.0, "7", "hint_impression", "once"),  # too long ago
+        Shown(1.0, "8", "hint_dismiss", "no"),
+    ]
+    past = [
+        Past(990.0, "a", "search", "now"),
+        Past(985.0, "b", "click", "an item"),
+        Past(700.0, "c", "search", "five minutes ago"),
+    ]
+    rest = resting(shopper(1000.0, past, shown), times=2, hours=1.0, searched_minutes=1.0)
+    assert rest == {"often": "seen", "no": "dismissed", "now": "searched"}

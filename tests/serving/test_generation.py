@@ -1,0 +1,100 @@
+"""`aigq generate u2q` for everybody: resumable, and published with the table."""
+
+import asyncio
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from serving_helpers import aigq, make_run
+
+from aigq import generation
+from aigq.errors import StageError
+from aigq.recall.personal import Personal
+from aigq.serving import keys
+from aigq.serving.publish import publish
+from aigq.serving.run_tables import RunTables, read_table
+from aigq.serving.state import Base, decode
+from aigq.serving.stores.memory import MemoryStore
+from aigq.tables import U2Q, X2Q
+
+
+class Counting(Personal):
+    """Counts the users it was asked for, and may be interrupted."""
+
+    def __init__(self, stop_after=10**9):
+        super().__init__(90.0, 5)
+        self.asked, self.stop_after = 0, stop_after
+
+    def recommend(self, moments, n):
+        if self.asked >= self.stop_after:
+            raise KeyboardInterrupt
+        self.asked += len(moments)
+        return super().recommend(moments, n)
+
+
+@pytest.fixture
+def run(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+def test_an_interrupted_backfill_goes_on_where_it_was(run, monkeypatch):
+    monkeypatch.setattr(generation, "CHUNK", 5)
+    with pytest.raises(KeyboardInterrupt):
+        generation.backfill(run, Counting(stop_after=10), "personal", 3)
+    assert not (run.folder / "tables" / "u2q.parquet").exists()
+    second = Counting()
+    result = generation.backfill(run, second, "personal", 3)
+    assert second.asked == 16 - 10
+    assert (result["users"], result["users_with_hints"], result["rows"]) == (16, 16, 48)
+    table = read_table(run.folder / "tables" / "u2q.parquet", U2Q)
+    assert table.schema == U2Q
+    assert not (run.folder / "tables" / "u2q.parts").exists()
+
+
+def test_another_length_starts_anew(run, monkeypatch):
+    monkeypatch.setattr(generation, "CHUNK", 5)
+    with pytest.raises(KeyboardInterrupt):
+        generation.backfill(run, Counting(stop_after=10), "personal", 3)
+    other = Counting()
+    generation.backfill(run, other, "personal", 2)
+    assert other.asked == 16
+
+
+def test_the_backfill_is_published_with_the_histories(run):
+    done = aigq("generate", "u2q", "--run", run.folder, "--system", "popular", "-n", "4", "--json")
+    result = json.loads(done.stdout)
+    assert result["rows"] == 16 * 4
+    store = MemoryStore()
+    table = asyncio.run(publish(run.config, store, RunTables(run.config, run.folder).families))
+    base = decode(Base, asyncio.run(store.get([keys.base(table["version"], "u00")]))[0])
+    assert base.backfill.model.startswith("popular")
+    assert len(base.backfill.hints) == 4
+    assert base.backfill.hints[0].reason == "popular in the shop these days"
+
+
+def test_x2q_is_published_under_the_k_user_rule(run):
+    rows = [
+        {"kind": "item", "trigger": "i", "rank": 2, "query": "sled", "score": 0.4},
+        {"kind": "item", "trigger": "i", "rank": 1, "query": "a secret of mine", "score": 0.9},
+        {"kind": "category", "trigger": "snow", "rank": 1, "query": "wool hat", "score": None},
+    ]
+    (run.folder / "tables").mkdir()
+    pq.write_table(x2q_table(rows), run.folder / "tables" / "x2q.parquet")
+    families = RunTables(run.config, run.folder).families("v")
+    found = {key: [(s.query, round(s.score, 3)) for s in value] for key, value in families["x2q"]}
+    assert found == {
+        keys.x2q("v", "category", "snow"): [("wool hat", 1.0)],
+        keys.x2q("v", "item", "i"): [("sled", 0.4)],
+    }
+
+
+def test_a_table_with_other_columns_is_refused(run):
+    (run.folder / "tables").mkdir()
+    pq.write_table(x2q_table([]).drop_columns(["score"]), run.folder / "tables" / "x2q.parquet")
+    with pytest.raises(StageError, match="is not the table"):
+        list(RunTables(run.config, run.folder).families("v")["x2q"])
+
+
+def x2q_table(rows):
+    return pa.Table.from_pylist(rows, schema=X2Q)

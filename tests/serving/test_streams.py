@@ -1,0 +1,180 @@
+"""One contract, three logs; the Redis is a real server process."""
+
+import asyncio
+
+import pytest
+from serving_helpers import free_port
+
+from aigq.errors import UsageError
+from aigq.serving.streams import LeaseLost, LogError, Message, open_log
+from aigq.serving.streams.log import PARTITIONS, partition_of
+
+
+@pytest.fixture(params=["memory", "sqlite", "redis"])
+def url(request, tmp_path):
+    if request.param == "redis":
+        return request.getfixturevalue("redis_url")
+    return "memory:" if request.param == "memory" else f"sqlite:{tmp_path / 'log' / 'events.sqlite'}"
+
+
+def run(url, work):
+    async def main():
+        log = open_log(url)
+        try:
+            return await work(log)
+        finally:
+            await log.close()
+
+    return asyncio.run(main())
+
+
+def messages(n, users=20):
+    return [Message(f"user {i % users}", f"event {i}".encode()) for i in range(n)]
+
+
+ALL = list(range(PARTITIONS))
+
+
+def test_events_are_read_in_order_per_user(url):
+    async def work(log):
+        await log.append(messages(100))
+        await log.append(messages(50))
+        return await log.read("g", ALL, 1000, {})
+
+    records = run(url, work)
+    assert len(records) == 150
+    assert all(r.partition == partition_of(r.user) for r in records)
+    for number in range(20):
+        expected = [m.body for m in [*messages(100), *messages(50)] if m.user == f"user {number}"]
+        assert [r.body for r in records if r.user == f"user {number}"] == expected
+
+
+def test_reading_goes_on_after_the_commit_and_each_group_has_its_own(url):
+    async def work(log):
+        await log.append([Message("u", str(i).encode()) for i in range(5)])
+        parts = await log.lease("g", "a", 60)
+        first = await log.read("g", parts, 2, {})
+        more = await log.read("g", parts, 2, {first[-1].partition: first[-1].offset})
+        await log.commit("g", "a", {first[-1].partition: first[-1].offset})
+        rest = await log.read("g", parts, 9, {})
+        other = await log.read("other", ALL, 9, {})
+        return [[r.body for r in rs] for rs in (first, more, rest, other)], await log.backlog("g")
+
+    (first, more, rest, other), backlog = run(url, work)
+    assert first == [b"0", b"1"]
+    assert more == [b"2", b"3"]
+    assert rest == [b"2", b"3", b"4"]
+    assert other == [b"0", b"1", b"2", b"3", b"4"]
+    assert backlog.messages == 3
+    assert 0 <= backlog.oldest_s < 10
+
+
+def test_workers_share_the_partitions_and_a_dead_one_is_replaced(url):
+    async def work(log):
+        alone = await log.lease("g", "a", 60)
+        late = await log.lease("g", "b", 0.3)
+        fair = await log.lease("g", "a", 60), await log.lease("g", "b", 0.3)
+        await asyncio.sleep(0.4)  # b is dead
+        return alone, late, fair, await log.lease("g", "a", 60)
+
+    alone, late, (a, b), after = run(url, work)
+    assert alone == ALL
+    assert late == []
+    assert sorted([*a, *b]) == ALL
+    assert len(a) == len(b) == PARTITIONS // 2
+    assert after == ALL
+
+
+def test_a_worker_that_lost_its_lease_cannot_commit(url):
+    async def work(log):
+        await log.append(messages(40))
+        parts = await log.lease("g", "slow", 0.05)
+        read = await log.read("g", parts, 100, {})
+        await asyncio.sleep(0.1)
+        assert await log.lease("g", "fast", 60) == ALL
+        offsets = {r.partition: r.offset for r in read}
+        with pytest.raises(LeaseLost):
+            await log.commit("g", "slow", offsets)
+        again = await log.read("g", ALL, 100, {})
+        await log.commit("g", "fast", offsets)
+        return len(again), await log.read("g", ALL, 100, {})
+
+    assert run(url, work) == (40, [])
+
+
+def test_a_released_partition_is_free_at_once(url):
+    async def work(log):
+        await log.lease("g", "a", 60)
+        await log.release("g", "a")
+        return await log.lease("g", "b", 60)
+
+    assert run(url, work) == ALL
+
+
+def test_poisoned_events_are_set_aside_with_the_reason(url):
+    async def work(log):
+        await log.append([Message("u", b"\xff\x00")])
+        (record,) = await log.read("g", ALL, 9, {})
+        await log.set_aside(record, "not an event")
+        return await log.dead_letters(10)
+
+    ((user, body, reason, at),) = run(url, work)
+    assert (user, body, reason) == ("u", b"\xff\x00", "not an event")
+    assert at > 1e9
+
+
+def test_erase_removes_one_user_everywhere(url):
+    async def work(log):
+        await log.append(messages(40, users=4))
+        await log.set_aside((await log.read("g", ALL, 9, {}))[0]._replace(user="user 1"), "why")
+        erased = await log.erase("user 1")
+        left = {r.user for r in await log.read("g", ALL, 100, {})}
+        return erased, left, await log.dead_letters(10), await log.erase("user 1")
+
+    assert run(url, work) == (11, {"user 0", "user 2", "user 3"}, [], 0)
+
+
+def test_an_erased_user_is_not_in_the_file(tmp_path):
+    async def work(log):
+        await log.append([Message("remarkable-name", b"remarkable-event"), Message("other", b"x")])
+        await log.erase("remarkable-name")
+
+    run(f"sqlite:{tmp_path / 'e.sqlite'}", work)
+    assert not any(b"remarkable" in path.read_bytes() for path in tmp_path.iterdir())
+
+
+def test_trim_removes_what_is_old(url):
+    async def work(log):
+        await log.append(messages(30))
+        kept = await log.trim(60)
+        await asyncio.sleep(0.05)
+        return kept, await log.trim(0.01), await log.read("g", ALL, 100, {})
+
+    assert run(url, work) == (0, 30, [])
+
+
+def test_sqlite_keeps_events_and_commits(tmp_path):
+    url = f"sqlite:{tmp_path / 'e.sqlite'}"
+
+    async def first(log):
+        await log.append([Message("u", b"1"), Message("u", b"2")])
+        await log.lease("g", "a", 60)
+        record = (await log.read("g", ALL, 1, {}))[0]
+        await log.commit("g", "a", {record.partition: record.offset})
+
+    run(url, first)
+    assert [r.body for r in run(url, lambda log: log.read("g", ALL, 9, {}))] == [b"2"]
+
+
+def test_a_log_that_is_away_is_a_log_error(tmp_path):
+    with pytest.raises(LogError):
+        run(f"redis://127.0.0.1:{free_port()}", lambda log: log.append(messages(1)))
+    (tmp_path / "file").write_text("not a database, and long enough to be taken for one" * 50)
+    with pytest.raises(LogError):
+        open_log(f"sqlite:{tmp_path / 'file'}")
+
+
+def test_wrong_urls_are_wrong_use():
+    for url in ("kafka://x", "sqlite:", "x"):
+        with pytest.raises(UsageError):
+            open_log(url)
