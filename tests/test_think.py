@@ -4,13 +4,14 @@ import json
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 
 from aigq import config as configs
 from aigq.cli import main
-from aigq.cli_common import DONE, FAILED
+from aigq.cli_common import DONE, FAILED, INTERRUPTED
 from aigq.models.generator import load
 from aigq.models.think_grammar import read
 from aigq.models.vocabulary import Vocabulary
@@ -145,3 +146,30 @@ def test_a_language_model_teaches_and_adds_labels(run, tmp_path, endpoint, monke
     assert asked > 0
     make_materials(configs.parse(raw), run, tmp_path, think=True)
     assert len(endpoint.requests) == asked  # all answers were kept
+
+
+def test_generate_x2q_maps_triggers_to_servable_queries_and_goes_on_after_a_stop(run, capsys, monkeypatch):
+    from aigq import generation
+
+    monkeypatch.setattr(generation, "CHUNK", 30)
+    calls, think = [], generation.latest_moments
+    generator = channel_of(opened(run), "think_il_sft")
+    original = type(generator).think
+
+    def stopping(self, moments, n):
+        calls.append(len(moments))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return original(self, moments, n)
+
+    monkeypatch.setattr(type(generator), "think", stopping)
+    assert main(["generate", "x2q", "--run", str(run), "-n", "5"]) == INTERRUPTED
+    assert main(["generate", "x2q", "--run", str(run), "-n", "5", "--json"]) == DONE
+    assert calls == [30, 30, 30, 10], "the first chunk is not thought over again"
+    assert len(think(Prepared.load(run / "prepared"), 0)) == 70
+    result = json.loads(capsys.readouterr().out)
+    assert result["triggers"]["query"] > 0
+    rows = pq.read_table(run / "tables" / "x2q.parquet").to_pylist()
+    assert {row["query"] for row in rows} <= set(GAMES)
+    assert {row["trigger"] for row in rows if row["kind"] == "query"} <= set(GAMES)
+    assert not (run / "tables" / "x2q.parts").exists()

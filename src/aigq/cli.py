@@ -45,7 +45,7 @@ from aigq.stages import (
     run_table,
     trainings,
 )
-from aigq.systems import CTR, GENERATORS, GRPO, SFT, stage_of
+from aigq.systems import CTR, GENERATORS, GRPO, SFT, THINK, stage_of
 
 RESUMABLE: Final = frozenset({"demo", "table", "train"})
 DEMO_RECIPE: Final = Path("recipes/demo.yaml")
@@ -229,6 +229,31 @@ def generate_u2q(
 
     with redirect_stdout(sys.stderr):
         result = backfill(run, channel_of(run, system), system, n)
+    show(result, None, as_json=common.json)
+    return DONE
+
+
+@generate.command(name="x2q")
+def generate_x2q(
+    *,
+    common: Common = COMMON,
+    system: Annotated[str, Parameter(help="A Think generator of the run.")] = "think_il_sft",
+    n: Annotated[int, Parameter(name=["--count", "-n"], help="Queries that Think writes per user.")] = 30,
+) -> int:
+    """Think over every known user, then RUN/tables/x2q.parquet: queries for items, queries and categories.
+
+    `aigq publish` loads it. An interrupted one goes on when it is called again.
+    """
+    if system not in THINK or n < 1:
+        raise UsageError(f"give --system {' or '.join(THINK)}, and --count 1 or more")
+    run = common.open()
+    need(run, "prepare")
+    need(run, stage_of(system))
+    from aigq.generation import connect
+
+    with redirect_stdout(sys.stderr):
+        thinker: Any = channel_of(run, system)
+        result = connect(run, thinker, system, n)
     show(result, None, as_json=common.json)
     return DONE
 

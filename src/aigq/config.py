@@ -238,6 +238,17 @@ class ReplayConfig(Section):
     click_noise: float = Field(0.01, ge=0, le=1, description="clicks any other seen hint")
 
 
+class X2qConfig(Section):
+    """The table from triggers to queries, S = alpha S_rel + (1 - alpha) S_eff. METHOD section 6."""
+
+    alpha: float = Field(0.6, ge=0, le=1, description="weight of how closely Think connects the two")
+    support: float = Field(
+        2.0, ge=0, description="shoppers at which a connection has half its weight; 0: one is enough"
+    )
+    min_users: int = Field(2, ge=1, description="a connection needs so many shoppers")
+    length: int = Field(30, ge=1, description="queries per trigger at most")
+
+
 class EvaluationConfig(Section):
     """Which rows, on whom, at which cut-offs."""
 
@@ -272,6 +283,7 @@ class Config(Section):
     encoder: EncoderConfig = EncoderConfig()
     channels: ChannelsConfig = ChannelsConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    x2q: X2qConfig = X2qConfig()
     replay: ReplayConfig = ReplayConfig()
     serving: ServingConfig = ServingConfig()
 

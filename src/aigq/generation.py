@@ -1,9 +1,9 @@
-"""`aigq generate u2q`: hints for named users, or a list for every known one in chunks that survive a kill."""
+"""`aigq generate`: hints for named users, lists for every known one, and queries for every trigger."""
 
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,15 +12,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aigq.prepared import Moment, Prepared
+from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import task
 from aigq.recall.channel import Hint
 from aigq.runs import Run
 from aigq.serving.run_tables import day_after, latest_moments
-from aigq.systems import base, stage_of
+from aigq.systems import CTR, base, stage_of
 from aigq.tables import U2Q
 
 if TYPE_CHECKING:
+    from aigq.models.think import ThinkGenerator
     from aigq.recall.channel import RecallChannel
 
 CHUNK: Final = 512
@@ -73,43 +74,15 @@ def example_users(run: Run) -> list[str]:
 def backfill(run: Run, channel: "RecallChannel", system: str, n: int) -> dict[str, Any]:
     """Write RUN/tables/u2q.parquet: at most n hints for every user, as of the day after the log.
 
-    Chunks are kept in RUN/tables/u2q.parts until all are there. A second call goes on after the last whole
-    chunk of the same system, training, prepared tables and n; anything else starts anew.
+    Interrupted, it goes on where it stopped, see `_chunks`.
     """
     prepared = Prepared.load(run.folder / "prepared")
-    moments = latest_moments(prepared, day_after(prepared))
-    model = version_of(run, system)
-    folder = _parts(run.folder, [model, n, run.begun("prepare"), len(moments), CHUNK])
-    fitted = False
-    paths = []
-    with task(f"generate u2q with {system}", len(moments)) as advance:
-        for start in range(0, len(moments), CHUNK):
-            chunk, path = moments[start : start + CHUNK], folder / f"{start:09}.parquet"
-            if not path.exists():
-                if not fitted:
-                    channel.fit(prepared)
-                    fitted = True
-                part = path.with_suffix(".part")
-                pq.write_table(_rows(chunk, channel.recommend(chunk, n), model), part)
-                part.replace(path)
-            paths.append(path)
-            advance(len(chunk))
-    return _joined(run.folder / "tables" / "u2q.parquet", paths, model, len(moments))
+    model, path = version_of(run, system), run.folder / "tables" / "u2q.parquet"
 
+    def write(moments: list[Moment]) -> pa.Table:
+        return _rows(moments, channel.recommend(moments, n), model)
 
-def _parts(run: Path, made_with: list[Any]) -> Path:
-    """The folder of this backfill's chunks; those of another one are removed."""
-    digest = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]
-    parent = run / "tables" / "u2q.parts"
-    folder = parent / digest
-    if parent.exists() and not folder.exists():
-        shutil.rmtree(parent)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _joined(path: Path, parts: list[Path], model: str, users: int) -> dict[str, Any]:
-    """One file of all chunks, put in place whole; then the chunks go."""
+    parts = _chunks(run, prepared, path, [model, n], lambda: channel.fit(prepared), write)
     part, rows, with_hints = path.with_suffix(".part"), 0, 0
     with pq.ParquetWriter(part, U2Q) as writer:
         for chunk in parts:
@@ -119,7 +92,97 @@ def _joined(path: Path, parts: list[Path], model: str, users: int) -> dict[str, 
             with_hints += pa.compute.sum(pa.compute.equal(table["rank"], 1)).as_py() or 0
     part.replace(path)
     shutil.rmtree(path.with_suffix(".parts"))
+    users = len(latest_moments(prepared, day_after(prepared)))
     return {"table": str(path), "model": model, "users": users, "users_with_hints": with_hints, "rows": rows}
+
+
+def connect(run: Run, thinker: "ThinkGenerator", system: str, n: int) -> dict[str, Any]:
+    """Write RUN/tables/x2q.parquet: Think over every user, then queries for each trigger, best first.
+
+    Interrupted, it goes on where it stopped, see `_chunks`. Where the run has a CTR model, its probability
+    for a stranger counts too.
+    """
+    from aigq.recall.x2q import LINKS, links_of, trigger_table
+
+    prepared = Prepared.load(run.folder / "prepared")
+    day, path = day_after(prepared), run.folder / "tables" / "x2q.parquet"
+    servable = CausalCounts(prepared.query_days, None).servable(day, run.config.samples.k_users)
+
+    def write(moments: list[Moment]) -> pa.Table:
+        thoughts = thinker.think(moments, n)
+        rows = [
+            link for m, t in zip(moments, thoughts, strict=True) for link in links_of(m.user_id, t, servable)
+        ]
+        return pa.Table.from_pylist(rows, schema=LINKS)
+
+    parts = _chunks(run, prepared, path, [version_of(run, system), n], lambda: thinker.fit(prepared), write)
+    links = pa.concat_tables([pq.read_table(chunk, schema=LINKS) for chunk in parts])
+    issues = dict(
+        zip(prepared.queries["query"].to_pylist(), prepared.queries["issues"].to_pylist(), strict=True)
+    )
+    table = trigger_table(links, issues, _stranger_clicks(run, prepared, links, day), run.config.x2q)
+    part = path.with_suffix(".part")
+    pq.write_table(table, part)
+    part.replace(path)
+    shutil.rmtree(path.with_suffix(".parts"))
+    first = pa.compute.value_counts(table.filter(pa.compute.equal(table["rank"], 1))["kind"]).to_pylist()
+    counts = {row["values"]: row["counts"] for row in first}
+    return {"table": str(path), "model": version_of(run, system), "triggers": counts, "rows": table.num_rows}
+
+
+def _stranger_clicks(run: Run, prepared: Prepared, links: pa.Table, day: int) -> dict[str, float]:
+    if not run.finished(CTR):
+        return {}
+    from aigq.models.ctr_scorer import ClickModel
+
+    queries = sorted(set(links["query"].to_pylist()))
+    cut = np.datetime64(day, "D").astype("datetime64[us]")
+    stranger = Moment(-1, "", cut, day, prepared.behaviours.slice(0, 0))
+    (chances,) = ClickModel.load(run.folder, prepared).probabilities([stranger], [queries])
+    return dict(zip(queries, chances.tolist(), strict=True))
+
+
+def _chunks(
+    run: Run,
+    prepared: Prepared,
+    path: Path,
+    made_with: list[Any],
+    begin: Callable[[], None],
+    write: Callable[[list[Moment]], pa.Table],
+) -> list[Path]:
+    """What `write` makes of all users, a file per chunk, in PATH without its ending + .parts.
+
+    The files stay until the caller has joined them. A second call goes on after the last whole chunk made
+    with the same things and the same prepared tables; anything else starts anew. `begin` is called before the
+    first chunk that is missing.
+    """
+    moments = latest_moments(prepared, day_after(prepared))
+    folder = _parts(path.with_suffix(".parts"), [*made_with, run.begun("prepare"), len(moments), CHUNK])
+    begun = False
+    paths = []
+    with task(f"generate {path.stem}", len(moments)) as advance:
+        for start in range(0, len(moments), CHUNK):
+            chunk, file = moments[start : start + CHUNK], folder / f"{start:09}.parquet"
+            if not file.exists():
+                if not begun:
+                    begin()
+                    begun = True
+                part = file.with_suffix(".part")
+                pq.write_table(write(chunk), part)
+                part.replace(file)
+            paths.append(file)
+            advance(len(chunk))
+    return paths
+
+
+def _parts(parent: Path, made_with: list[Any]) -> Path:
+    """The folder of these chunks; those of an earlier generation are removed."""
+    digest = hashlib.sha256(json.dumps(made_with).encode()).hexdigest()[:16]
+    folder = parent / digest
+    if parent.exists() and not folder.exists():
+        shutil.rmtree(parent)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def _rows(moments: list[Moment], lists: list[list[Hint]], model: str) -> pa.Table:
