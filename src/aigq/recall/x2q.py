@@ -6,7 +6,7 @@
     S_eff = mean of ln(1 + issues(q)) and p_hat(q), each as a share of its largest
 
 n_xq counts the shoppers for whom Think explained q by x; n_x = sum_q n_xq, n_q = sum_x n_xq and
-N = sum_xq n_xq within one kind of trigger. A single shopper's link says little: hence the factor of the support.
+N = sum_xq n_xq within one kind of trigger. A single shopper's link says little: hence the last factor.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
