@@ -318,6 +318,51 @@ def test_ctr_is_trained_once_and_orders_a_row(aigq, shop):
     assert code == DONE, err
 
 
+def test_grpo_trains_on_from_il_sft_and_refuses_a_ctr_model_that_knows_nothing(aigq, shop):
+    rewards = ("grpo.steps=2", "grpo.prompts=4", "grpo.group=2", "grpo.eval_every=1", "ctr.epochs=1")
+    run = [
+        "--config",
+        "shop.yaml",
+        "--run",
+        "runs/grpo",
+        "--set",
+        "evaluation.rows=[direct_grpo, direct_il_grpo]",
+    ]
+    run += [part for change in rewards for part in ("--set", change)]
+    assert aigq("prepare", *run)[0] == DONE
+    code, _, err = aigq("train", "grpo", *run)
+    assert code == FAILED
+    assert "run `aigq train sft --system direct_il_sft` first" in err
+    assert aigq("train", "sft", *run)[0] == DONE
+    assert "run `aigq train ctr` first" in aigq("train", "grpo", *run)[2]
+    strict = ("--set", "ctr.auc_floor=0.999")
+    assert aigq("train", "ctr", *run, *strict)[0] == DONE
+    code, _, err = aigq("train", "grpo", *run, *strict)
+    assert code == FAILED
+    assert "0.999" in err
+    assert aigq("train", "ctr", *run, "--set", "ctr.auc_floor=0.5", "--force")[0] == DONE
+    code, out, err = aigq("table", *run, "--set", "ctr.auc_floor=0.5", "--json")
+    assert code == DONE, err
+    assert [row["system"] for row in json.loads(out)["rows"]] == ["direct_grpo", "direct_il_grpo"]
+    log = (shop / "runs/grpo/models/direct_il_grpo/training/log.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, log) if "reward" in line]
+    assert [line["step"] for line in steps] == [1, 2]
+    assert {"ctr", "rouge", "entropy", "no_signal", "categories"} <= set(steps[0])
+    assert len(steps[0]["reward_by_slot"]) == SMALL["samples"]["list_length"]
+
+
+def test_grpo_under_trl(aigq, shop):
+    rewards = ("grpo.trainer=trl", "grpo.steps=1", "grpo.prompts=4", "grpo.prompts_at_once=4", "grpo.group=2")
+    run = ["--config", "shop.yaml", "--run", "runs/grpo", "--set", "evaluation.rows=[direct_il_grpo]"]
+    run += [part for change in (*rewards, "ctr.epochs=1", "ctr.auc_floor=0.5") for part in ("--set", change)]
+    for stage in (["prepare"], ["train", "sft"], ["train", "ctr"]):  # finished where the test above has run
+        assert aigq(*stage, *run)[0] == DONE
+    code, out, err = aigq("train", "grpo", *run, "--json", "--force")
+    assert code == DONE, err
+    assert json.loads(out)["steps"] == 1
+    assert (shop / "runs/grpo/models/direct_il_grpo/model.safetensors").exists()
+
+
 def test_replay_then_exposure_mode(aigq, shop):
     day = ("--set", "samples.unit=user_day", "--set", "replay.channels=[popular, personal]")
     run = ("--config", "shop.yaml", "--run", "runs/replay", *day, "--out", "replayed", "--json")
