@@ -19,6 +19,7 @@ from aigq.prepared import CausalCounts, Prepared
 from aigq.runs import Run
 from aigq.stages import channel_of
 from aigq.training.encoding import EncodedLists
+from aigq.training.grpo import make_task
 from aigq.training.materials import make_materials
 from test_cli import GAMES, SMALL, write_log
 
@@ -27,19 +28,23 @@ import test_zero_shot
 
 endpoint = test_zero_shot.endpoint
 
-ROWS = ["think_il_sft", "think_sft", "think_il_sft:new", "direct_il_sft"]
+ROWS = ["think_il_sft", "think_sft", "think_il_sft:new", "direct_il_sft", "think_il_grpo"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A finished run with both Think rows."""
+    """A finished run with Think trained on labels and, for two steps, with rewards."""
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("think")
     write_log(folder / "searches.csv")
     data = {"tables": str(folder / "tables"), "source": "bestbuy", "path": str(folder / "searches.csv")}
     limits = {"think": {"max_triggers": 2, "rationale_tokens": 24}}
     rows = {"evaluation": {**SMALL["evaluation"], "rows": ROWS}}
-    shop = {"name": "shop", "data": data, **SMALL, **limits, **rows}
+    rewards = {
+        "ctr": {"auc_floor": 0.5, "max_samples": 200, "eval_samples": 100},
+        "grpo": {"steps": 2, "prompts": 2, "group": 2, "eval_every": 2},
+    }
+    shop = {"name": "shop", "data": data, **SMALL, **limits, **rows, **rewards}
     (folder / "shop.yaml").write_text(yaml.safe_dump(shop))
     assert main(["table", "--config", str(folder / "shop.yaml"), "--run", str(folder / "run")]) == DONE
     return folder / "run"
@@ -49,13 +54,42 @@ def opened(run: Path) -> Run:
     return Run.open(run, configs.load(run / "config.yaml"))
 
 
-def test_the_table_has_the_rows_and_think_was_trained_after_direct(run):
+def test_the_table_has_the_rows_each_trained_after_those_that_it_starts_from(run):
     rows = {row["system"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
     assert list(rows) == ROWS
     assert rows["think_il_sft"]["query_hr"] > 0.3  # ten games, lists of five
     stages = json.loads((run / "stages.json").read_text())
-    begun = [stages[name]["started"] for name in ("sft:direct_il_sft", "think:think_il_sft")]
+    needed = ("sft:direct_il_sft", "think:think_il_sft", "ctr", "grpo:think_il_grpo")
+    begun = [stages[name]["started"] for name in needed]
     assert begun == sorted(begun)
+
+
+def test_rewards_train_on_from_the_labels_and_the_row_writes_interest_points(run):
+    log = (run / "models/think_il_grpo/training/log.jsonl").read_text().splitlines()
+    steps = [line for line in map(json.loads, log) if "trigger" in line]
+    assert [line["step"] for line in steps] == [1, 2]
+    assert all(0 <= line["trigger"] <= 1 and line["rouge"] > 0 for line in steps)
+    summary = json.loads((run / "models/think_il_grpo/training.json").read_text())
+    assert summary["steps"] == 2
+    generator = channel_of(opened(run), "think_il_grpo")
+    prepared = Prepared.load(run / "prepared")
+    generator.fit(prepared)
+    thoughts = generator.think(prepared.moments(prepared.split("test").slice(0, 20)), 5)
+    assert any(interest.triggers for interests in thoughts for interest in interests)
+
+
+def test_references_of_rewards_are_the_labels_as_think_writes_them(run):
+    config, prepared = opened(run).config, Prepared.load(run / "prepared")
+    vocabulary = Vocabulary.load(run / "models/think_il_sft")
+    task = make_task(config, config.grpo, run, prepared, vocabulary, think=True)
+    assert task.judge.points == config.think.max_points
+    for queries, triggers, behaviours in zip(
+        task.judge.references, task.judge.triggers, task.thoughts.behaviours, strict=True
+    ):
+        assert len(queries) == 5
+        assert 0 < len(triggers) <= len(queries)
+        assert all(0 <= index <= behaviours for named in triggers for index in named)
+    assert any(len(triggers) > 1 for triggers in task.judge.triggers)
 
 
 def test_think_starts_from_the_weights_of_directs_imitation(run):

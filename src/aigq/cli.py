@@ -150,7 +150,8 @@ def train_grpo(
     *,
     common: Common = COMMON,
     system: Annotated[
-        str, Parameter(help="direct_il_grpo, or direct_grpo: credit for whole lists alone.")
+        str,
+        Parameter(help="direct_il_grpo or think_il_grpo; direct_grpo, think_grpo: credit per list alone."),
     ] = "direct_il_grpo",
     resume: Resume = False,
     force: Force = False,

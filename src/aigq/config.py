@@ -255,7 +255,8 @@ class EvaluationConfig(Section):
     rows: list[str] = Field(
         ["popular", "personal", "coclick", "ebr", "direct_il_sft"],
         description="popular, personal, coclick, ranker, ctr, sasrec, ease, als, ebr, zero_shot:NAME, "
-        "direct_sft, direct_il_sft, think_sft, think_il_sft, direct_grpo, direct_il_grpo",
+        "direct_sft, direct_il_sft, think_sft, think_il_sft, direct_grpo, direct_il_grpo, think_grpo, "
+        "think_il_grpo",
     )
     ks: list[int] = Field([10, 30], description="cut-offs; the last one is the main one")
     max_users: int | None = Field(None, ge=1, description="evaluate a seeded sample of so many users")

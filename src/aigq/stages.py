@@ -10,7 +10,7 @@ from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.progress import note
 from aigq.runs import Run
-from aigq.systems import CTR, GENERATORS, GRPO, SFT, THINK, base, stage_of
+from aigq.systems import CTR, GENERATORS, GRPO, SFT, base, stage_of, thinks
 
 if TYPE_CHECKING:
     from aigq.recall.channel import RecallChannel
@@ -167,7 +167,7 @@ def channel_of(run: Run, row: str) -> "RecallChannel":
         from aigq.models.think import ThinkGenerator
         from aigq.training.sft import variant
 
-        kind = ThinkGenerator if name in THINK else DirectGenerator
+        kind = ThinkGenerator if thinks(name) else DirectGenerator
         return kind(variant(run.config, name), run.folder, name, only_new=name != row)
     from aigq.recall import build_channel
     from aigq.recall.only_new import OnlyNew

@@ -11,7 +11,12 @@ THINK: Final = ("think_sft", "think_il_sft")
 SFT: Final = (*DIRECT, *THINK)
 """Generators that supervised training makes, each after those that it may start from."""
 
-GRPO: Final = {"direct_grpo": "direct_il_sft", "direct_il_grpo": "direct_il_sft"}
+GRPO: Final = {
+    "direct_grpo": "direct_il_sft",
+    "direct_il_grpo": "direct_il_sft",
+    "think_grpo": "think_il_sft",
+    "think_il_grpo": "think_il_sft",
+}
 """Generators that reinforcement learning makes, and the system that each one starts from."""
 
 GENERATORS: Final = (*SFT, *GRPO)
@@ -27,6 +32,11 @@ NEW: Final = ":new"
 def base(row: str) -> str:
     """The system behind a row: `popular:new` -> `popular`."""
     return row.removesuffix(NEW)
+
+
+def thinks(system: str) -> bool:
+    """Whether a generator writes interest points with their queries."""
+    return GRPO.get(system, system) in THINK
 
 
 def stage_of(system: str) -> str:

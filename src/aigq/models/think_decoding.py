@@ -145,18 +145,19 @@ def generate_thoughts(
         ThinkRow(marks, ListRow(tree, length, texts), n, limits, reasoning=reasoning)
         for tree, texts, n in zip(trees, barred, behaviours, strict=True)
     ]
-    budget = (
-        limits.rationale_tokens
-        + limits.max_points * (limits.max_triggers + 1)
-        + length * _TOKENS_PER_QUERY
-        + 2
-    )
+    budget = longest(limits, length)
     outputs = generate_rows(
         model, marks.vocabulary, prompts, rows, budget, temperature=temperature, top_k=top_k
     )
     end = marks.vocabulary.encode(END)
     readings = [read([*out, *end], marks.vocabulary, n) for out, n in zip(outputs, behaviours, strict=True)]
     return [_in_the_shops_words(reading, tree) for reading, tree in zip(readings, trees, strict=True)]
+
+
+def longest(limits: ThinkConfig, length: int) -> int:
+    """Room for a thought of `length` queries, in tokens."""
+    named = limits.max_points * (limits.max_triggers + 1)
+    return limits.rationale_tokens + named + length * _TOKENS_PER_QUERY + 2
 
 
 def _in_the_shops_words(reading: Reading, tree: QueryTree) -> Thought:

@@ -41,6 +41,12 @@ def index_token(index: int) -> str:
     return f"<{index}>"
 
 
+def index_of(token: str) -> int | None:
+    """The index that a token names; None for any other token."""
+    found = _INDEX.fullmatch(token)
+    return int(found[1]) if found else None
+
+
 def pieces(thought: Thought) -> list[str]:
     """The thought as pieces for `Vocabulary.encode`: special tokens, and texts that end with `;;`."""
     written = [THINK, *(clean(text) + SEPARATOR for text in thought.rationales)] if thought.rationales else []
@@ -110,7 +116,7 @@ class _Reader:
     faults: list[str] = field(default_factory=list)
 
     def special(self, token: str) -> None:
-        index = _INDEX.fullmatch(token)
+        index = index_of(token)
         if token == THINK and self.where == "start":
             self.where = "reasoning"
         elif token == INTEREST:
@@ -118,8 +124,8 @@ class _Reader:
             self.where = "point"
         elif self.where == "point" and token == DISCOVERY:
             self._name_discovery()
-        elif self.where == "point" and index:
-            self._name(int(index[1]))
+        elif self.where == "point" and index is not None:
+            self._name(index)
         else:
             self.faults.append("misplaced token")
 

@@ -3,7 +3,9 @@
     A_it = (R_query(q_ij) - muQ_j) / sigmaQ_j + lambda (R_seq(o_i) - muS) / sigmaS      token t in query j
     mu = mean_i R      sigma = sqrt(mean_i (R - mu)^2 + eps)                    over a prompt's G rollouts
 
-Shapes: P prompts, G rollouts each, K slots, T tokens, M kinds of reward.
+A trigger token of Think has A_it = (r_trigger(T_ik) - mu_k) / sigma_k alone, for T_k of interest point k.
+
+Shapes: P prompts, G rollouts each, K slots, N interest points, T tokens, M kinds of reward.
 """
 
 from typing import Literal, NamedTuple
@@ -43,19 +45,29 @@ def query_advantages(rewards: torch.Tensor, credit: Credit, norm: Norm, eps: flo
 
 
 def token_advantages(
-    queries: torch.Tensor, lists: torch.Tensor, slot: torch.Tensor, weight: float, clip: float
+    queries: torch.Tensor,
+    lists: torch.Tensor,
+    slot: torch.Tensor,
+    weight: float,
+    clip: float,
+    triggers: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """A (P, G, T): the query's part plus lambda times the list's, clipped to +-clip.
+    """A (P, G, T): the query's part plus lambda times the list's, or the trigger's part; within +-clip.
 
     Args:
         queries: (P, G, K) from `query_advantages`.
         lists: (P, G) normalised R_seq.
-        slot: (P, G, T) slot of each token, LIST or NOTHING.
+        slot: (P, G, T) slot of each token, LIST or NOTHING; from K on, a trigger of Think.
         weight: lambda.
+        triggers: (P, G, N) normalised r_trigger.
     """
-    own = torch.gather(queries, 2, slot.clamp(min=0))  # (P, G, T)
+    parts = queries if triggers is None else torch.cat([queries, triggers], dim=2)  # (P, G, K + N)
+    own = torch.gather(parts, 2, slot.clamp(min=0))  # (P, G, T)
     own = torch.where(slot >= 0, own, torch.zeros_like(own))
-    both = (own + weight * lists.unsqueeze(2)).clamp(-clip, clip)
+    shared = (weight * lists.unsqueeze(2)).expand_as(own)
+    if triggers is not None:
+        shared = torch.where(slot < queries.shape[2], shared, torch.zeros_like(shared))
+    both = (own + shared).clamp(-clip, clip)
     return torch.where(slot == NOTHING, torch.zeros_like(both), both)
 
 

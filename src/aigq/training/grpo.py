@@ -21,16 +21,19 @@ from aigq.models import generator
 from aigq.models.ctr_scorer import ClickModel
 from aigq.models.decoding import QueryTree
 from aigq.models.direct import prompt_writer
+from aigq.models.think_decoding import Marks
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note, task
 from aigq.samples.labels import ranked_labels
-from aigq.systems import GRPO
+from aigq.systems import GRPO, thinks
 from aigq.training import il_grpo, rewards
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.ctr import require_auc
 from aigq.training.judge import Judge
 from aigq.training.materials import rankings, subset
+from aigq.training.thought_spans import ThoughtForm, references
+from aigq.training.thoughts import Thinker, searches_later, seen_of
 from aigq.training.validation import validator
 
 _USUAL = (0.05, 0.95)  # quantiles of the lengths of queries: what is shorter or longer costs
@@ -38,8 +41,9 @@ _SCALED_ON = 500  # moments whose click probabilities set gamma
 
 
 def variant(config: Config, system: str) -> GrpoConfig:
-    """The settings of a system. `direct_grpo` is plain GRPO: the same trainer, with credit per list alone."""
-    return config.grpo.model_copy(update={"credit": "list"}) if system == "direct_grpo" else config.grpo
+    """The settings of a system. Plain GRPO is the same trainer, with credit per list alone."""
+    plain = system in ("direct_grpo", "think_grpo")
+    return config.grpo.model_copy(update={"credit": "list"}) if plain else config.grpo
 
 
 def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[str, Any]:
@@ -54,7 +58,7 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
     start, folder = run / "models" / GRPO[system], run / "models" / system / "training"
     vocabulary = Vocabulary.load(start)
     note(f"prompts, references and click probabilities of {grpo.steps * grpo.prompts:,} moments")
-    prompts = make_task(config, grpo, run, prepared, vocabulary)
+    prompts = make_task(config, grpo, run, prepared, vocabulary, think=thinks(system))
     model = generator.load(start)
     validate = validator(start / "training", vocabulary, config.decoding.batch_size)
     with task(f"{system} steps", total=grpo.steps) as advance:
@@ -79,9 +83,18 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
 
 
 def make_task(
-    config: Config, grpo: GrpoConfig, run: Path, prepared: Prepared, vocabulary: Vocabulary
+    config: Config,
+    grpo: GrpoConfig,
+    run: Path,
+    prepared: Prepared,
+    vocabulary: Vocabulary,
+    *,
+    think: bool = False,
 ) -> il_grpo.Task:
-    """Training moments as prompts, with their references (the IL-SFT labels) and their judge."""
+    """Training moments as prompts, with their references (the IL-SFT labels) and their judge.
+
+    With `think` the references are those labels as interest points, as IL-SFT of Think writes them.
+    """
     k, slots = config.samples.k_users, config.samples.list_length
     train = subset(prepared.split("train"), grpo.steps * grpo.prompts, config.seed)
     queries = prepared.queries.filter(pc.greater_equal(prepared.queries["users"], k))["query"].to_pylist()
@@ -89,21 +102,35 @@ def make_task(
         raise EmptyLogError("no training sample, or no query of k users: nothing to reward")
     moments, targets = prepared.moments(train), train["targets"].to_pylist()
     orders, allowed = rankings(config, run, prepared, moments), set(queries)
-    labels = [ranked_labels(t, r, allowed, slots, slots) for t, r in zip(targets, orders, strict=True)]
+    later = searches_later(prepared, train) if think else [()] * train.num_rows
+    labels = [
+        ranked_labels(t, r, allowed, slots, slots, searches=s)
+        for t, r, s in zip(targets, orders, later, strict=True)
+    ]
     pieces = prompt_writer(config, run, prepared).pieces(moments)
+    encoded = [vocabulary.encode_and_count(p, config.prompt.budget_tokens) for p in pieces]
+    expected = [([label.query for label in one], list[tuple[int, ...]]()) for one in labels]
+    form = None
+    if think:
+        seen = [seen_of(moment, n) for moment, (_, n) in zip(moments, encoded, strict=True)]
+        points = Thinker.of(config, run, prepared, allowed).points(seen, labels)
+        expected = [references(one) for one in points]
+        form = ThoughtForm(Marks.of(vocabulary), [n for _, n in encoded], config.think)
     counts = CausalCounts(prepared.query_days, None)
     trees = {day: QueryTree(counts.servable(day, k), vocabulary) for day in {m.day for m in moments}}
     clicks = ClickModel.load(run, prepared)
     judge = Judge(
         grpo,
         lambda rows, lists: _clicks(clicks, grpo, [moments[row] for row in rows], lists),
-        [[label.query for label in one] for one in labels],
+        [written for written, _ in expected],
         _gain(clicks, grpo, moments, orders, slots),
         _usual_lengths(queries),
         slots,
+        [triggers for _, triggers in expected],
+        config.think.max_points if think else 0,
     )
-    ids = [vocabulary.encode_prompt(p, config.prompt.budget_tokens) for p in pieces]
-    return il_grpo.Task(ids, [trees[m.day] for m in moments], judge, prepared.category_of)
+    ids = [prompt for prompt, _ in encoded]
+    return il_grpo.Task(ids, [trees[m.day] for m in moments], judge, prepared.category_of, form)
 
 
 def _clicks(

@@ -10,7 +10,7 @@ one, bit for bit.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +19,48 @@ import torch
 from transformers import PreTrainedModel
 
 from aigq.config_training import GrpoConfig
-from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, QueryTree, padded, sample_groups
+from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, QueryTree, Row, padded, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.training import advantages as credit
 from aigq.training import checkpoints
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.judge import Judge, Scores
 from aigq.training.policy import log_probabilities
-from aigq.training.spans import LIST, NOTHING, Spans, spans_of
+from aigq.training.spans import LIST, NOTHING, Output, Spans, spans_of
+from aigq.training.thought_spans import ThoughtForm
 
 
 @dataclass(frozen=True)
 class Task:
-    """The prompts of a training: token ids, what may be written there, and the judge of what is written."""
+    """The prompts of a training: token ids, what may be written there, and the judge of what is written.
+
+    With `thoughts` a rollout is an output of Think, without it a list.
+    """
 
     prompts: Sequence[Sequence[int]]
     trees: Sequence[QueryTree]
     judge: Judge
     category_of: dict[str, str]
+    thoughts: ThoughtForm | None = None
+
+    def row(self, prompt: int) -> Row:
+        """What one rollout of a prompt may write."""
+        queries = ListRow(self.trees[prompt], self.judge.slots)
+        return self.thoughts.row(prompt, queries) if self.thoughts else queries
+
+    def room(self) -> int:
+        """The longest rollout in tokens."""
+        slots = self.judge.slots
+        return self.thoughts.room(slots) if self.thoughts else slots * TOKENS_PER_QUERY + 1
+
+    def read(self, prompt: int, tokens: Sequence[int], vocabulary: Vocabulary) -> Output:
+        """The spans of one rollout (T,): padding after the end token is NOTHING."""
+        if self.thoughts is None:
+            return Output(*read_list(tokens, vocabulary, self.judge.slots))
+        written = list(tokens)
+        length = next((t for t, token in enumerate(written, 1) if token == vocabulary.end), len(written))
+        spans = self.thoughts.read(prompt, written[:length], self.judge.slots)
+        return spans._replace(slot=spans.slot + [NOTHING] * (len(written) - length))
 
 
 @dataclass(frozen=True)
@@ -44,13 +68,16 @@ class Rollouts:
     """What was written at one step.
 
     rows: the P prompts; tokens (P, G, T) padded on the right; slot (P, G, T) from spans.py; lists: the
-    queries, [P][G][<= K].
+    queries, [P][G][<= K]. Of Think also triggers [P][G][<= N], the behaviours of each point, and faults
+    [P][G], how often the output leaves the grammar.
     """
 
     rows: list[int]
     tokens: torch.Tensor
     slot: torch.Tensor
     lists: list[list[list[str]]]
+    triggers: list[list[Sequence[Sequence[int]]]] = field(default_factory=list)
+    faults: list[list[int]] = field(default_factory=list)
 
 
 def fit(
@@ -81,7 +108,7 @@ def fit(
     while progress.step < progress.total:
         torch.manual_seed(seed * 1_000_003 + progress.step)
         rollouts = roll_out(model, vocabulary, task, config, choose(task, config, seed, progress.step))
-        scores = task.judge.score(rollouts.rows, rollouts.lists)
+        scores = task.judge.score(rollouts.rows, rollouts.lists, rollouts.triggers, rollouts.faults)
         advantages, kept = token_advantages(scores, rollouts, config, task.judge.best())
         bonus = config.entropy_bonus * (1 - progress.step / progress.total)
         figures = step(model, optimizer, vocabulary, task, rollouts, advantages, config, bonus)
@@ -120,14 +147,22 @@ def roll_out(
         model,
         vocabulary,
         [task.prompts[i] for i in rows],
-        [ListRow(task.trees[i], task.judge.slots) for i in rows for _ in range(config.group)],
-        task.judge.slots * TOKENS_PER_QUERY + 1,
+        [task.row(i) for i in rows for _ in range(config.group)],
+        task.room(),
         temperature=config.temperature,
         top_k=config.top_k,
     )  # (P, G, T)
-    spans = [[read_list(one, vocabulary, task.judge.slots) for one in each] for each in tokens.tolist()]
-    slot = torch.tensor([[one.slot for one in each] for each in spans])
-    return Rollouts(rows, tokens, slot, [[one.queries for one in each] for each in spans])
+    spans = [
+        [task.read(i, one, vocabulary) for one in each] for i, each in zip(rows, tokens.tolist(), strict=True)
+    ]
+    return Rollouts(
+        rows,
+        tokens,
+        torch.tensor([[one.slot for one in each] for each in spans]),
+        [[one.queries for one in each] for each in spans],
+        [[one.triggers for one in each] for each in spans],
+        [[one.faults for one in each] for each in spans],
+    )
 
 
 def read_list(tokens: Sequence[int], vocabulary: Vocabulary, slots: int) -> Spans:
@@ -142,11 +177,20 @@ def read_list(tokens: Sequence[int], vocabulary: Vocabulary, slots: int) -> Span
 def token_advantages(
     scores: Scores, rollouts: Rollouts, config: GrpoConfig, best: float
 ) -> tuple[torch.Tensor, int]:
-    """A (P, G, T), with equal weight for the queries of a list, and how many prompts the filter kept."""
+    """A (P, G, T), with equal weight for the queries of a list, and how many prompts the filter kept.
+
+    A trigger sequence of Think weighs as a query does. With credit per list alone its tokens share the
+    queries' advantage, and r_trigger is not used.
+    """
     lists = credit.group_normalise(scores.lists, config.epsilon)  # (P, G)
     queries = credit.query_advantages(scores.query, config.credit, config.norm, config.epsilon)  # (P, G, K)
+    triggers = None
+    if scores.triggers is not None and config.credit == "list":
+        queries = torch.cat([queries, queries[..., :1].expand_as(scores.triggers)], dim=2)  # (P, G, K + N)
+    elif scores.triggers is not None:
+        triggers = credit.group_normalise(scores.triggers, config.epsilon)  # (P, G, N)
     per_token = credit.token_advantages(
-        queries, lists, rollouts.slot, config.list_weight, config.advantage_clip
+        queries, lists, rollouts.slot, config.list_weight, config.advantage_clip, triggers
     )
     weights = credit.equal_queries(rollouts.slot.flatten(0, 1)).view_as(per_token)
     low, high = config.difficulty
@@ -222,12 +266,15 @@ def health(rollouts: Rollouts, scores: Scores, category_of: dict[str, str]) -> d
     categories = [len({category_of.get(q, q) for q in one}) for one in flat]
     silent = (query.sum(dim=3).var(dim=1, unbiased=False) < 1e-12).all(dim=1)  # (P,)
     reward = query.sum(dim=3)
+    points = max(1, sum(len(one) for each in rollouts.triggers for one in each))
+    of_think = {} if scores.triggers is None else {"trigger": float(scores.triggers.sum()) / points}
     return {
         "reward": float(reward.mean()),
         "reward_by_slot": [round(float(r), 4) for r in reward.mean(dim=(0, 1))],
         "ctr": float(query[..., 0].mean()),
         "rouge": float(query[..., 1].mean()),
         "list_reward": float(scores.lists.mean()),
+        **of_think,
         "no_signal": float(silent.float().mean()),
         "queries": float(np.mean([len(set(one)) for one in flat])),
         "categories": float(np.mean(categories)),

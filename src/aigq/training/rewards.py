@@ -71,9 +71,13 @@ def length_reward(query: str, shortest: int, longest: int) -> float:
     return 0.0 if n == 0 else min(1.0, n / shortest, longest / n)
 
 
-def format_reward(queries: Sequence[str], slots: int) -> float:
-    """The share of the K slots that hold a finished query that is not empty."""
-    return sum(bool(query) for query in queries[:slots]) / slots
+def format_reward(queries: Sequence[str], slots: int, faults: int = 0) -> float:
+    """The share of the K slots that hold a finished query that is not empty, over 1 + faults.
+
+    Args:
+        faults: of Think, how often the output leaves the grammar.
+    """
+    return sum(bool(query) for query in queries[:slots]) / slots / (1 + faults)
 
 
 def repeat_reward(queries: Sequence[str]) -> float:

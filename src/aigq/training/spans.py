@@ -27,6 +27,19 @@ class Spans(NamedTuple):
     slot: list[int]
 
 
+class Output(NamedTuple):
+    """The spans of one rollout of either variant.
+
+    Think names behaviours beside the queries: triggers holds those of each interest point, in the order
+    written, and the tokens of point k have the slot K + k. faults: how often the output leaves the grammar.
+    """
+
+    queries: list[str]
+    slot: list[int]
+    triggers: Sequence[Sequence[int]] = ()
+    faults: int = 0
+
+
 def query_spans(pieces: Sequence[str], text: str, slots: int) -> Spans:
     """Split one generated list at its separators.
 

@@ -53,6 +53,8 @@ class IlGrpoTrainer(GRPOTrainer):
         check_trl()
         if config.ratio == "query":
             raise StageError("TRL has no importance ratio per query; set grpo.ratio to token or sequence")
+        if task.thoughts is not None:
+            raise StageError("TRL trains Direct alone; set grpo.trainer to loop for Think")
         self.vocabulary, self.task, self.il = vocabulary, task, config
         self.scores: Scores | None = None
         super().__init__(
