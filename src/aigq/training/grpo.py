@@ -25,7 +25,7 @@ from aigq.models.think_decoding import Marks
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note, task
-from aigq.samples.labels import ranked_labels
+from aigq.samples.labels import Label, ranked_labels
 from aigq.systems import GRPO, thinks
 from aigq.training import il_grpo, rewards
 from aigq.training.checkpoints import Progress, Report, Validate
@@ -35,6 +35,8 @@ from aigq.training.materials import rankings, subset
 from aigq.training.thought_spans import ThoughtForm, references
 from aigq.training.thoughts import Thinker, searches_later, seen_of
 from aigq.training.validation import validator
+
+_Triggers = list[tuple[int, ...]]  # of the interest points of one label
 
 _USUAL = (0.05, 0.95)  # quantiles of the lengths of queries: what is shorter or longer costs
 _SCALED_ON = 500  # moments whose click probabilities set gamma
@@ -109,28 +111,39 @@ def make_task(
     ]
     pieces = prompt_writer(config, run, prepared).pieces(moments)
     encoded = [vocabulary.encode_and_count(p, config.prompt.budget_tokens) for p in pieces]
-    expected = [([label.query for label in one], list[tuple[int, ...]]()) for one in labels]
-    form = None
+    behaviours = [n for _, n in encoded]
+    written, triggers = [[label.query for label in one] for one in labels], list[_Triggers]()
     if think:
-        seen = [seen_of(moment, n) for moment, (_, n) in zip(moments, encoded, strict=True)]
-        points = Thinker.of(config, run, prepared, allowed).points(seen, labels)
-        expected = [references(one) for one in points]
-        form = ThoughtForm(Marks.of(vocabulary), [n for _, n in encoded], config.think)
+        thinker = Thinker.of(config, run, prepared, allowed)
+        written, triggers = _by_interest(thinker, moments, behaviours, labels)
     counts = CausalCounts(prepared.query_days, None)
     trees = {day: QueryTree(counts.servable(day, k), vocabulary) for day in {m.day for m in moments}}
     clicks = ClickModel.load(run, prepared)
     judge = Judge(
         grpo,
         lambda rows, lists: _clicks(clicks, grpo, [moments[row] for row in rows], lists),
-        [written for written, _ in expected],
+        written,
         _gain(clicks, grpo, moments, orders, slots),
         _usual_lengths(queries),
         slots,
-        [triggers for _, triggers in expected],
+        triggers,
         config.think.max_points if think else 0,
     )
+    form = ThoughtForm(Marks.of(vocabulary), behaviours, config.think) if think else None
     ids = [prompt for prompt, _ in encoded]
     return il_grpo.Task(ids, [trees[m.day] for m in moments], judge, prepared.category_of, form)
+
+
+def _by_interest(
+    thinker: Thinker,
+    moments: Sequence[Moment],
+    behaviours: Sequence[int],
+    labels: Sequence[Sequence[Label]],
+) -> tuple[list[list[str]], list[_Triggers]]:
+    """Label lists in Think's order, and the trigger sequences of their interest points."""
+    seen = [seen_of(moment, n) for moment, n in zip(moments, behaviours, strict=True)]
+    both = [references(points) for points in thinker.points(seen, labels)]
+    return [written for written, _ in both], [triggers for _, triggers in both]
 
 
 def _clicks(
