@@ -63,13 +63,17 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, Parameter(help="TCP port.")] = 8080,
     workers: Annotated[int, Parameter(help="Processes.")] = 1,
+    demo: Annotated[
+        bool, Parameter(help="Also serve a storefront to try hints in, under /demo; localhost only.")
+    ] = False,
 ) -> int:
     """Serve hints over HTTP and take events in. Ends on SIGTERM or Ctrl-C after the running requests."""
     from aigq.serving.server import default_urls, run
 
     opened = common.open()
     default_store, default_log = default_urls(opened.folder)
-    run(opened.config, store or default_store, log or default_log, host=host, port=port, workers=workers)
+    urls = (store or default_store, log or default_log)
+    run(opened.config, *urls, host=host, port=port, workers=workers, demo=demo)
     return DONE
 
 

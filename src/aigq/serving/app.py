@@ -3,11 +3,11 @@
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
-from litestar import Litestar, MediaType, Request, Response, delete, get, post
+from litestar import Litestar, MediaType, Request, Response, Router, delete, get, post
 from litestar.config.cors import CORSConfig
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
@@ -214,11 +214,11 @@ async def metrics() -> Response[bytes]:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def create_app(here: Service) -> Litestar:
-    """The ASGI application of a service."""
+def create_app(here: Service, others: Sequence[Router] = ()) -> Litestar:
+    """The ASGI application of a service, with `others` beside the API."""
     serving = here.config.serving
     app = Litestar(
-        [get_hints, post_events, delete_user, healthz, readyz, metrics],
+        [get_hints, post_events, delete_user, healthz, readyz, metrics, *others],
         lifespan=[here.running],
         request_max_body_size=serving.max_body_kb * 1024,
         cors_config=_cors(serving.cors_origins),

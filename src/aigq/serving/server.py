@@ -20,7 +20,9 @@ _SETTINGS: Final = "AIGQ_SERVE"
 _DRAIN_S: Final = 10
 
 
-def run(config: Config, store: str, log: str, *, host: str, port: int, workers: int) -> None:
+def run(
+    config: Config, store: str, log: str, *, host: str, port: int, workers: int, demo: bool = False
+) -> None:
     """Serve until SIGTERM or Ctrl-C; running requests are finished, impressions are written.
 
     Args:
@@ -30,12 +32,15 @@ def run(config: Config, store: str, log: str, *, host: str, port: int, workers: 
         host: address to listen on; other than localhost needs `serving.keys_file`.
         port: TCP port.
         workers: processes.
+        demo: also serve the storefront of `aigq.serving.demo`.
 
     Raises:
-        UsageError: a wrong URL, keys file or word file, or a public address without keys.
+        UsageError: a wrong URL, keys file or word file, a public address without keys, or a demo for others.
     """
     check(config, store, log, host, workers)
-    settings = {"config": config.model_dump(mode="json"), "store": store, "log": log}
+    if demo:
+        _check_demo(config, host)
+    settings = {"config": config.model_dump(mode="json"), "store": store, "log": log, "demo": demo}
     os.environ[_SETTINGS] = json.dumps(settings)
     if workers > 1:
         # prometheus-client adds up the processes' counters in a folder; it must be known before it is
@@ -46,6 +51,8 @@ def run(config: Config, store: str, log: str, *, host: str, port: int, workers: 
     from granian.log import LogLevels
 
     note(f"aigq serves http://{host}:{port}/v1/hints, {workers} process{'es' if workers > 1 else ''}")
+    if demo:
+        note(f"the storefront: http://{host}:{port}/demo/")
     Granian(
         "aigq.serving.server:create",
         address=host,
@@ -77,6 +84,15 @@ def check(config: Config, store: str, log: str, host: str, workers: int) -> None
     asyncio.run(_open_and_close(store, log))
 
 
+def _check_demo(config: Config, host: str) -> None:
+    serving = config.serving
+    if not _is_local(host) or serving.keys_file is not None or serving.hash_users_with is not None:
+        raise UsageError(
+            "--demo shows shoppers' histories to whoever opens it: it serves localhost only, without "
+            "serving.keys_file and serving.hash_users_with"
+        )
+
+
 async def _open_and_close(store: str, log: str) -> None:
     from aigq.serving.stores import open_store
     from aigq.serving.streams import open_log
@@ -88,6 +104,7 @@ async def _open_and_close(store: str, log: str) -> None:
 def create() -> Any:
     """The application of one process, from the settings that `run` left in the environment."""
     from aigq.serving.app import create_app
+    from aigq.serving.demo import routes
     from aigq.serving.service import Service
     from aigq.serving.stores import open_store
     from aigq.serving.streams import open_log
@@ -97,7 +114,7 @@ def create() -> Any:
     config = parse(settings["config"])
     api_keys = read_keys(config.serving.keys_file)
     service = Service(config, open_store(settings["store"]), open_log(settings["log"]), api_keys)
-    return create_app(service)
+    return create_app(service, routes(service) if settings["demo"] else ())
 
 
 def default_urls(run_folder: Path) -> tuple[str, str]:
