@@ -287,6 +287,7 @@ def demo(
     print_table(opened, result, as_json=False, report=False)
     print_hints(hints, as_json=False)
     print(f"report: {report}")
+    print(f"storefront: aigq publish --run {folder} && aigq serve --run {folder} --demo")
     return DONE
 
 
