@@ -406,7 +406,9 @@ def test_demo_ends_with_table_hints_and_report(aigq, shop):
     assert code == DONE, err
     assert out.count("behaviours") == 3
     assert "direct_il_sft" in out
-    assert "runs/demo/report.html" in out.splitlines()[-1]
+    report, storefront = out.splitlines()[-2:]
+    assert "runs/demo/report.html" in report
+    assert storefront == "storefront: aigq publish --run runs/demo && aigq serve --run runs/demo --demo"
     assert (shop / "runs/demo/metrics.json").exists()
 
 
