@@ -16,9 +16,11 @@ import torch
 import yaml
 
 from aigq import cli
+from aigq import config as configs
 from aigq.cli import main
 from aigq.cli_common import DONE, FAILED, INTERRUPTED, WRONG_USE
-from aigq.errors import StageError
+from aigq.errors import StageError, UsageError
+from aigq.runs import Run
 
 GAMES = [
     "zelda",
@@ -399,6 +401,19 @@ def test_hints_for_people(aigq, trained):
     code, out, _ = aigq("generate", "u2q", "--run", str(trained), "--users", "user3", "--system", "popular")
     assert code == DONE
     assert "user3" in out
+
+
+def test_a_training_that_was_given_up_does_not_stand_in_the_way_of_others(tmp_path):
+    split = {"validation_from": "2024-05-01", "test_from": "2024-05-15"}
+    run = Run.open(tmp_path, configs.parse({"split": split, "grpo": {"steps": 3}}))
+    with pytest.raises(KeyboardInterrupt), run.stage("grpo:direct_grpo"):
+        raise KeyboardInterrupt
+    other = Run.open(tmp_path, configs.parse({"split": split, "grpo": {"steps": 5}}))
+    other.check("table")
+    with run.stage("grpo:direct_il_grpo"):
+        pass
+    with pytest.raises(UsageError, match=r"grpo\.steps=3 \(now 5\)"):
+        other.check("table")
 
 
 def test_demo_ends_with_table_hints_and_report(aigq, shop):

@@ -101,8 +101,8 @@ class Run:
     def check(self, stage: str) -> None:
         """Raise UsageError if running `stage` with this config would mix two configs in this folder."""
         for name, record in self._records().items():
-            if name == stage and (stage == "table" or "finished" not in record):
-                continue  # it is written whole again, or it was begun and not ended
+            if "finished" not in record or name == stage == "table":
+                continue  # nothing is made from what did not end; a table is written whole again
             related = (
                 name == stage or kind(name) in UPSTREAM[kind(stage)] or kind(stage) in UPSTREAM[kind(name)]
             )
