@@ -306,7 +306,7 @@ def test_the_storefront(page, shop):
     page.goto(f"{client.base_url}/demo/")
     page.get_by_label("Someone new").check(force=True)
     wait_for(lambda: page.locator("#hints .popular").count() == 8)
-    assert page.locator("#history").text_content() == "Nothing yet."
+    wait_for(lambda: page.locator("#history").text_content() == "Nothing yet.")  # asked for after the hints
     assert page.locator("#hints .reason").first.text_content() == "popular in the shop these days"
     page.get_by_label("Search the shop").fill("sled")
     page.keyboard.press("Enter")
