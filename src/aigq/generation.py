@@ -92,7 +92,7 @@ def backfill(run: Run, channel: "RecallChannel", system: str, n: int) -> dict[st
             with_hints += pa.compute.sum(pa.compute.equal(table["rank"], 1)).as_py() or 0
     part.replace(path)
     shutil.rmtree(path.with_suffix(".parts"))
-    users = len(latest_moments(prepared, day_after(prepared)))
+    users = pa.compute.count_distinct(prepared.behaviours["user_id"]).as_py()
     return {"table": str(path), "model": model, "users": users, "users_with_hints": with_hints, "rows": rows}
 
 
@@ -121,9 +121,7 @@ def connect(run: Run, thinker: "ThinkGenerator", system: str, n: int) -> dict[st
         zip(prepared.queries["query"].to_pylist(), prepared.queries["issues"].to_pylist(), strict=True)
     )
     table = trigger_table(links, issues, _stranger_clicks(run, prepared, links, day), run.config.x2q)
-    part = path.with_suffix(".part")
-    pq.write_table(table, part)
-    part.replace(path)
+    _write(table, path)
     shutil.rmtree(path.with_suffix(".parts"))
     first = pa.compute.value_counts(table.filter(pa.compute.equal(table["rank"], 1))["kind"]).to_pylist()
     counts = {row["values"]: row["counts"] for row in first}
@@ -167,12 +165,17 @@ def _chunks(
                 if not begun:
                     begin()
                     begun = True
-                part = file.with_suffix(".part")
-                pq.write_table(write(chunk), part)
-                part.replace(file)
+                _write(write(chunk), file)
             paths.append(file)
             advance(len(chunk))
     return paths
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """A Parquet file, whole or not at all."""
+    part = path.with_suffix(".part")
+    pq.write_table(table, part)
+    part.replace(path)
 
 
 def _parts(parent: Path, made_with: list[Any]) -> Path:

@@ -70,6 +70,19 @@ def _replace_best(model: PreTrainedModel, folder: Path) -> None:
     part.rmdir()
 
 
+def begin(
+    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, resume: bool
+) -> Progress | None:
+    """Where an earlier training stopped, the log cut to that; None for a new one, in a folder made clean."""
+    if resume and (folder / "checkpoint.pt").exists():
+        progress = restore(folder, model, optimizer)
+        truncate_log(folder, progress.step)
+        return progress
+    for earlier in ("log.jsonl", "checkpoint.pt"):  # a later resume must not continue another training
+        (folder / earlier).unlink(missing_ok=True)
+    return None
+
+
 def restore(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Put model, optimizer and random numbers where `save` found them."""
     state = torch.load(

@@ -188,15 +188,11 @@ def _fit(model: ClickNet, data: ClickData, config: Config, folder: Path, *, resu
     """Train; the best weights by validation log-loss end up in folder/best.pt."""
     ctr, vectors = config.ctr, torch.from_numpy(data.texts.vectors)
     per_epoch = math.ceil(int((np.diff(data.train.starts) > 0).sum()) / ctr.batch_size)
-    progress = Progress(total=math.ceil(per_epoch * ctr.epochs), best=-math.inf)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, weight_decay=ctr.weight_decay)
     seen = _seen_by_heads(len(data.train), ctr.heads, config.seed)
-    if resume and (folder / "checkpoint.pt").exists():
-        progress = checkpoints.restore(folder, model, optimizer)
-        checkpoints.truncate_log(folder, progress.step)
-    else:
-        for earlier in ("log.jsonl", "checkpoint.pt"):
-            (folder / earlier).unlink(missing_ok=True)
+    progress = checkpoints.begin(folder, model, optimizer, resume=resume)
+    if progress is None:
+        progress = Progress(total=math.ceil(per_epoch * ctr.epochs), best=-math.inf)
         _validate(model, data, folder, progress)  # training on may only improve on its start
         checkpoints.save(folder, model, optimizer, progress)
     started = time.monotonic() - progress.seconds

@@ -96,13 +96,9 @@ def fit(
     folder.mkdir(parents=True, exist_ok=True)
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=0.0, betas=(0.9, 0.98))
-    progress = Progress(total=config.steps)
-    if resume and (folder / "checkpoint.pt").exists():
-        progress = checkpoints.restore(folder, model, optimizer)
-        checkpoints.truncate_log(folder, progress.step)
-    else:
-        for earlier in ("log.jsonl", "checkpoint.pt"):
-            (folder / earlier).unlink(missing_ok=True)
+    progress = checkpoints.begin(folder, model, optimizer, resume=resume)
+    if progress is None:
+        progress = Progress(total=config.steps)
         checkpoints.validate_and_keep(model, folder, progress, validate, report)
     started = time.monotonic() - progress.seconds
     while progress.step < progress.total:

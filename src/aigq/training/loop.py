@@ -95,19 +95,13 @@ def fit(
     optimizer = torch.optim.AdamW(parameters, lr=0.0, weight_decay=config.weight_decay, betas=(0.9, 0.98))
     per_epoch = math.ceil(len(data) / config.batch_size)
     steps = math.ceil(per_epoch * config.epochs)
-    progress = Progress(total=min(steps, config.max_steps or steps))
     torch.manual_seed(seed)
-    if resume and (folder / "checkpoint.pt").exists():
-        progress = checkpoints.restore(folder, model, optimizer)
-        checkpoints.truncate_log(folder, progress.step)
-    else:
-        for earlier in ("log.jsonl", "checkpoint.pt"):  # a later resume must not continue another training
-            (folder / earlier).unlink(missing_ok=True)
+    progress = checkpoints.begin(folder, model, optimizer, resume=resume)
     amp = _autocast(model, config)
-    if progress.step == 0:
-        checkpoints.validate_and_keep(
-            model, folder, progress, validate, report
-        )  # training on may only improve on its start
+    if progress is None:
+        progress = Progress(total=min(steps, config.max_steps or steps))
+        # training on may only improve on its start
+        checkpoints.validate_and_keep(model, folder, progress, validate, report)
     started = time.monotonic() - progress.seconds
     model.train()
     for epoch in range(progress.step // per_epoch, math.ceil(config.epochs)):
