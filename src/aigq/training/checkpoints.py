@@ -94,6 +94,13 @@ def restore(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimiz
     return Progress(**state["progress"])
 
 
+def deliver(folder: Path, summary: dict[str, Any]) -> None:
+    """The best weights and the summary, in the model folder above the training's."""
+    for file in (folder / "best").iterdir():
+        shutil.copy2(file, folder.parent / file.name)
+    (folder.parent / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+
+
 def log(folder: Path, entry: dict[str, Any]) -> None:
     """One line of log.jsonl."""
     with (folder / "log.jsonl").open("a", encoding="utf-8") as file:

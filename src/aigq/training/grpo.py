@@ -5,7 +5,6 @@ RUN/models/SYSTEM/training/   checkpoints, best weights and log
 """
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note, task
 from aigq.samples.labels import Label, ranked_labels
 from aigq.systems import GRPO, thinks
-from aigq.training import il_grpo, rewards
+from aigq.training import checkpoints, il_grpo, rewards
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.ctr import require_auc
 from aigq.training.judge import Judge
@@ -71,8 +70,6 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
         else:
             progress = il_grpo.fit(model, vocabulary, prompts, grpo, folder, resume=resume, **options)
     vocabulary.tokenizer.save_pretrained(folder / "best")
-    for file in (folder / "best").iterdir():
-        shutil.copy2(file, folder.parent / file.name)
     summary = {
         "steps": progress.step,
         "tokens": progress.tokens,
@@ -80,7 +77,7 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
         "best_valid_query_hr": progress.best,
         "ctr_gain": round(prompts.judge.gamma, 4),
     }
-    (folder.parent / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+    checkpoints.deliver(folder, summary)
     return summary
 
 

@@ -17,7 +17,7 @@ from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary
 from aigq.progress import note, task
 from aigq.systems import GENERATORS, THINK
-from aigq.training import loop
+from aigq.training import checkpoints, loop
 from aigq.training.checkpoints import Validate
 from aigq.training.encoding import EncodedLists
 from aigq.training.materials import fingerprint_of, make_materials
@@ -82,9 +82,7 @@ def train_sft(
     summary = fit_folder(
         folder, config.sft, config.seed, resume=resume, batch_size=config.decoding.batch_size
     )
-    for file in (folder / "best").iterdir():
-        shutil.copy2(file, folder.parent / file.name)
-    (folder.parent / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+    checkpoints.deliver(folder, summary)
     return summary
 
 
