@@ -19,7 +19,7 @@ from aigq.serving.hints import Ask
 from aigq.serving.publish import publish, rollback
 from aigq.serving.run_tables import RunTables
 from aigq.serving.service import Service
-from aigq.serving.state import Generation, Suggestion, U2q, encode
+from aigq.serving.state import Generation, Neighbours, Suggestion, U2q, encode
 from aigq.serving.stores import StoreError, open_store
 from aigq.serving.stores.memory import MemoryStore
 from aigq.serving.streams import LogError, open_log
@@ -107,12 +107,10 @@ def test_events_in_the_request_count_at_once_and_are_not_kept(store):
 def test_x2q_and_u2q_reach_the_answer(store):
     with client_of(store) as client:
         version = client.get("/readyz").json()["table"]
-        run = Generation(
-            "m", time.time(), 0.0, [Suggestion("sun cream", reason="summer"), Suggestion("secret")]
-        )
+        run = Generation("m", time.time(), 0.0, [Suggestion("sun cream", "summer"), Suggestion("secret")])
         put = {
             keys.u2q("u9"): encode(U2q([run])),
-            keys.x2q(version, "category", "snow"): encode([Suggestion("flip flops", 1.0)]),
+            keys.x2q(version, "category", "snow"): encode(Neighbours(["flip flops"], [1.0])),
         }
         asyncio.run(store.put(put, 60))
         first = hints(client, user="u9", n=1)[0]
@@ -232,7 +230,7 @@ def test_an_answer_never_fails(store):
 
 def test_a_failing_ranker_is_replaced(store):
     class Ranker:
-        def score(self, shopper, candidates):
+        async def score(self, shopper, candidates):
             raise ValueError("no such model")
 
     with client_of(store, ranker=Ranker()) as client:
@@ -241,12 +239,23 @@ def test_a_failing_ranker_is_replaced(store):
 
 def test_a_ranker_of_ones_own_decides(store):
     class ByLength:
-        def score(self, shopper, candidates):
+        async def score(self, shopper, candidates):
             return [float(len(c.query)) for c in candidates]
 
     with client_of(store, ranker=ByLength(), diversity=0.0) as client:
         lengths = [len(query) for query in names(client, user="u00", n=10)]
         assert lengths == sorted(lengths, reverse=True)
+
+
+def test_a_slow_ranker_is_done_without(store):
+    class Slow:
+        async def score(self, shopper, candidates):
+            await asyncio.sleep(5)
+
+    with client_of(store, ranker=Slow(), deadline_ms=50) as client:
+        start = time.monotonic()
+        assert len(hints(client, user="u00", n=5)) == 5
+        assert time.monotonic() - start < 2
 
 
 def test_late_channels_are_left_out(store):
@@ -265,8 +274,13 @@ def test_late_channels_are_left_out(store):
 
 
 def test_too_many_requests_at_a_time_get_the_popular_list(store):
+    class Away(MemoryStore):
+        async def get(self, wanted):
+            await asyncio.sleep(0.001)  # the others arrive meanwhile
+            return await store.get(wanted)
+
     async def burst():
-        service = Service(config(max_in_flight=2), store, open_log("memory:"))
+        service = Service(config(max_in_flight=2), Away(), open_log("memory:"))
         await service.catalogs.refresh()
         return await asyncio.gather(*(service.hints.answer(Ask("u00", 3)) for _ in range(6)))
 

@@ -4,37 +4,57 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigq.serving.blend import Candidate, Proposal, ReciprocalRank, Shopper, merge, pick, resting
+from aigq.serving.blend import (
+    Candidate,
+    Hint,
+    Proposals,
+    Shopper,
+    candidates_of,
+    explained,
+    in_turn,
+    pick,
+    reciprocal_ranks,
+    resting,
+)
 from aigq.serving.state import Past, Shown
 
 WEIGHTS = {"u2q": 1.0, "popular": 0.5}
 
 
 def candidate(query, category=None, **ranks):
-    return Candidate(query, category, ranks or {"u2q": 1}, "u2q", "why")
+    return Candidate(query, category, ranks or {"u2q": 1})
 
 
 def shopper(now=1000.0, past=(), shown=()):
     return Shopper("u", now, past, {}, shown)
 
 
-def test_merge_keeps_every_channel_and_the_strongest_reason():
-    proposals = [
-        Proposal("milk", "popular", 1, "popular"),
-        Proposal("tea", "u2q", 1, "for you"),
-        Proposal("milk", "u2q", 40, "deep in the list"),
-    ]
-    tea, milk = merge(proposals, WEIGHTS, {"milk": "dairy"}, 10)
-    assert tea == Candidate("tea", None, {"u2q": 1}, "u2q", "for you")
-    # 1 / (60 + 40) = .0100 beats .5 / (60 + 1) = .0082
-    assert milk == Candidate("milk", "dairy", {"popular": 1, "u2q": 40}, "u2q", "deep in the list")
-    assert [c.query for c in merge(proposals, WEIGHTS, {}, 1)] == ["tea"]
+PROPOSALS = [
+    Proposals("popular", ["milk"], lambda _query: "popular"),
+    Proposals("u2q", ["tea", *"abcdefgh", "milk"], lambda query: f"{query} for you"),
+]
+
+
+def test_channels_take_turns_by_their_ranks():
+    assert in_turn(PROPOSALS, WEIGHTS) == ["tea", "milk", *"abcdefgh"]
+    assert in_turn([], WEIGHTS) == []
+
+
+def test_a_candidate_keeps_every_channel():
+    tea, milk = candidates_of(["tea", "milk"], PROPOSALS, {"milk": "dairy"})
+    assert tea == Candidate("tea", None, {"u2q": 1})
+    assert milk == Candidate("milk", "dairy", {"popular": 1, "u2q": 10})
+
+
+def test_the_strongest_channel_explains():
+    # 1 / (60 + 10) = .0143 beats .5 / (60 + 1) = .0082, but not 1.2 / 61 = .0197
+    milk = candidates_of(["milk"], PROPOSALS, {"milk": "dairy"})
+    assert explained(milk, PROPOSALS, WEIGHTS) == [Hint("milk", "dairy", "u2q", "milk for you")]
+    assert explained(milk, PROPOSALS, {"popular": 1.2, "u2q": 1.0})[0][2:] == ("popular", "popular")
 
 
 def test_reciprocal_ranks_are_added_up():
-    scores = ReciprocalRank(WEIGHTS).score(
-        shopper(), [candidate("a", u2q=1, popular=3), candidate("b", other=1)]
-    )
+    scores = reciprocal_ranks([candidate("a", u2q=1, popular=3), candidate("b", other=1)], WEIGHTS)
     assert scores == [pytest.approx(1 / 61 + 0.5 / 63), 0.0]
 
 

@@ -1,34 +1,32 @@
 from aigq.serving import channels, keys
-from aigq.serving.state import Base, Generation, Own, Past, Suggestion, U2q
+from aigq.serving.state import Base, Generation, Neighbours, Own, Past, Suggestion, U2q
 
 DAY = 86400.0
 
 
-def names(proposals):
-    return [p.query for p in proposals]
+def reasons(proposals):
+    return [(query, proposals.why(query)) for query in proposals.queries]
 
 
 def run(at, *queries):
-    return Generation("m", at, at, [Suggestion(q, reason=f"{q}!") for q in queries])
+    return Generation("m", at, at, [Suggestion(q, f"{q}!") for q in queries])
 
 
 def test_the_last_generations_are_one_list():
     value = U2q([run(20.0, "a", "b", "c"), run(10.0, "d", "a")])
     found = channels.from_u2q(Base(), value, 2)
     # a 1, b 1/2, d 1/2 (halved), c 1/3
-    assert names(found) == ["a", "b", "d", "c"]
-    assert [p.rank for p in found] == [1, 2, 3, 4]
-    assert found[2].reason == "d!"
-    assert names(channels.from_u2q(Base(), value, 1)) == ["a", "b", "c"]
+    assert reasons(found) == [("a", "a!"), ("b", "b!"), ("d", "d!"), ("c", "c!")]
+    assert channels.from_u2q(Base(), value, 1).queries == ["a", "b", "c"]
 
 
 def test_the_backfill_is_one_of_them_by_its_time():
     base = Base(backfill=run(15.0, "z"))
-    assert names(channels.from_u2q(base, U2q([run(20.0, "a")]), 3)) == ["a", "z"]
-    assert names(channels.from_u2q(base, U2q([run(10.0, "a")]), 1)) == ["z"]
+    assert channels.from_u2q(base, U2q([run(20.0, "a")]), 3).queries == ["a", "z"]
+    assert channels.from_u2q(base, U2q([run(10.0, "a")]), 1).queries == ["z"]
 
 
-def test_x2q_backs_off_from_item_to_query_to_category():
+def test_x2q_is_asked_for_the_item_then_the_query_then_the_category():
     past = [
         Past(2.0, "2", "click", "ski boots", None, "i7", "snow"),
         Past(1.0, "1", "search", "hat", "hat", None, "wear"),
@@ -39,17 +37,17 @@ def test_x2q_backs_off_from_item_to_query_to_category():
         keys.x2q("v", "query", "ski boots"),
         keys.x2q("v", "category", "snow"),
     )
-    lists = {
-        keys.x2q("v", "item", "i7"): [],
-        keys.x2q("v", "query", "ski boots"): [Suggestion("wax", 0.5)],
-        keys.x2q("v", "category", "snow"): [Suggestion("not asked", 9.0)],
-        keys.x2q("v", "category", "wear"): [Suggestion("scarf", 0.9), Suggestion("wax", 0.1)],
-    }
-    found = channels.from_x2q(asked, lists)
+
+
+def test_x2q_adds_up_over_triggers():
+    boots = Past(2.0, "2", "click", "ski boots", None, "i7", "snow")
+    hat = Past(1.0, "1", "search", "hat", "hat", None, "wear")
+    lists = [(boots, Neighbours(["wax"], [0.5])), (hat, Neighbours(["scarf", "wax"], [0.9, 0.1]))]
     # scarf .9 * .7 = .63; wax .5 + .1 * .7 = .57
-    assert names(found) == ["scarf", "wax"]
-    assert found[0].reason == "because you searched for “hat”"
-    assert found[1].reason == "because you viewed “ski boots”"
+    assert reasons(channels.from_x2q(lists)) == [
+        ("scarf", "because you searched for “hat”"),
+        ("wax", "because you viewed “ski boots”"),
+    ]
 
 
 def test_triggers_are_the_latest_distinct_behaviours():
@@ -64,17 +62,18 @@ def test_own_queries_decay():
     weights, counts = channels.own_queries(base, past, 20 * DAY, half_life_days=10)
     assert weights == {"milk": 1.0, "tea": 1.25}
     assert counts == {"milk": 3, "tea": 2}
-    assert [(p.query, p.reason) for p in channels.from_personal(weights, counts)] == [
+    assert reasons(channels.from_personal(weights, counts)) == [
         ("tea", "you looked for this 2 times"),
         ("milk", "you looked for this 3 times"),
     ]
 
 
 def test_coclick_adds_up_over_own_queries():
-    near = [("hat", "k1"), ("sled", "k2")]
-    lists = {"k1": [Suggestion("scarf", 1.0)], "k2": [Suggestion("wax", 1.2), Suggestion("scarf", 0.1)]}
-    found = channels.from_coclick(near, lists)
-    assert [(p.query, p.reason) for p in found] == [("scarf", "goes with “hat”"), ("wax", "goes with “sled”")]
+    found = [("hat", Neighbours(["scarf"], [1.0])), ("sled", Neighbours(["wax", "scarf"], [1.2, 0.1]))]
+    assert reasons(channels.from_coclick(found)) == [
+        ("scarf", "goes with “hat”"),
+        ("wax", "goes with “sled”"),
+    ]
 
 
 def test_the_fallback_of_a_locale():

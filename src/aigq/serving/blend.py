@@ -1,38 +1,43 @@
 """From the candidates of all channels to one list. Pure functions; METHOD section 6.
 
-merge -> rotate -> guard -> rank -> drop near-duplicates -> diversify. Cost grows with the candidates, not
-with users.
+take turns -> rotate -> guard -> rank -> diversify and drop near-duplicates. Cost grows with the candidates,
+not with users.
 """
 
 import heapq
-from collections.abc import Mapping, Sequence
-from operator import itemgetter
+from collections.abc import Callable, Mapping, Sequence
+from itertools import chain, zip_longest
 from typing import Final, NamedTuple, Protocol
 
 from rapidfuzz import fuzz, process
 
 from aigq.serving.state import Past, Shown
 
-_RANK: Final = itemgetter(2)
 RECIPROCAL: Final = 60.0
 """Constant of reciprocal rank fusion (Cormack and others, SIGIR 2009)."""
 
 
-class Proposal(NamedTuple):
-    """One query of one channel; `rank` is from 1."""
+class Proposals(NamedTuple):
+    """What one channel proposes: distinct queries, best first, and the reason of each when it is asked."""
 
-    query: str
     channel: str
-    rank: int
-    reason: str
+    queries: Sequence[str]
+    why: Callable[[str], str]
 
 
 class Candidate(NamedTuple):
-    """One query with all channels that propose it, the strongest first."""
+    """One query with its rank, from 1, in each channel that proposes it."""
 
     query: str
     category: str | None
     ranks: Mapping[str, int]
+
+
+class Hint(NamedTuple):
+    """A candidate that was chosen, with the channel and the reason that are shown."""
+
+    query: str
+    category: str | None
     channel: str
     reason: str
 
@@ -50,59 +55,54 @@ class Shopper(NamedTuple):
 
 
 class Ranker(Protocol):
-    """Scores candidates; higher is better. It runs within the request: quick, and never blocking."""
+    """Scores candidates; higher is better."""
 
-    def score(self, shopper: Shopper, candidates: Sequence[Candidate]) -> Sequence[float]:
-        """One score per candidate, at least 0."""
+    async def score(self, shopper: Shopper, candidates: Sequence[Candidate]) -> Sequence[float]:
+        """One score per candidate, at least 0. What is not there by the deadline is done without."""
         ...
 
 
-class ReciprocalRank:
-    """sum over channels c of weight_c / (60 + rank_c): needs no model.
-
-    Args:
-        weights: by channel.
-    """
-
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        self._weights = weights
-
-    def score(self, shopper: Shopper, candidates: Sequence[Candidate]) -> list[float]:
-        """See Ranker. Says nothing about the shopper that the channels did not."""
-        return [
-            sum(self._weights.get(channel, 0.0) / (RECIPROCAL + rank) for channel, rank in c.ranks.items())
-            for c in candidates
-        ]
-
-
-def merge(
-    proposals: Sequence[Proposal], weights: Mapping[str, float], categories: Mapping[str, str], limit: int
-) -> list[Candidate]:
-    """One candidate per query, at most `limit`, channels taking turns by their ranks.
-
-    The channel and the reason that are shown are those with the largest weight_c / (60 + rank_c).
-    """
-    by_channel: dict[str, list[Proposal]] = {}
-    for proposal in proposals:
-        by_channel.setdefault(proposal.channel, []).append(proposal)
-    strongest_first = sorted(by_channel, key=lambda channel: -weights.get(channel, 0.0))
-    in_turn = sorted((p for c in strongest_first for p in by_channel[c]), key=_RANK)  # stable
-    ranks: dict[str, dict[str, int]] = {}
-    best: dict[str, tuple[float, Proposal]] = {}
-    for proposal in in_turn:
-        query, channel, rank, _ = proposal
-        if query not in ranks:
-            if len(ranks) == limit:
-                continue
-            ranks[query] = {}
-        ranks[query].setdefault(channel, rank)
-        value = weights.get(channel, 0.0) / (RECIPROCAL + rank)
-        if query not in best or value > best[query][0]:
-            best[query] = (value, proposal)
+def reciprocal_ranks(candidates: Sequence[Candidate], weights: Mapping[str, float]) -> list[float]:
+    """sum over channels c of weight_c / (60 + rank_c): needs no model, says nothing about the shopper."""
     return [
-        Candidate(query, categories.get(query), found, best[query][1].channel, best[query][1].reason)
-        for query, found in ranks.items()
+        sum([weights.get(channel, 0.0) / (RECIPROCAL + rank) for channel, rank in c.ranks.items()])
+        for c in candidates
     ]
+
+
+def in_turn(proposals: Sequence[Proposals], weights: Mapping[str, float]) -> list[str]:
+    """The distinct queries of all channels: all first ranks, then all second ranks; strong channels first."""
+    strongest_first = sorted(proposals, key=lambda p: -weights.get(p.channel, 0.0))  # stable
+    turns = chain.from_iterable(zip_longest(*(p.queries for p in strongest_first)))
+    distinct = dict.fromkeys(turns)
+    distinct.pop(None, None)  # where a shorter list had nothing left
+    return list(distinct)
+
+
+def candidates_of(
+    queries: Sequence[str], proposals: Sequence[Proposals], categories: Mapping[str, str]
+) -> list[Candidate]:
+    """One candidate per query, with every channel that proposes it."""
+    ranks: dict[str, dict[str, int]] = {query: {} for query in queries}
+    for channel, proposed, _ in proposals:
+        for rank, query in enumerate(proposed, start=1):
+            if query in ranks:
+                ranks[query][channel] = rank
+    return [Candidate(query, categories.get(query), found) for query, found in ranks.items()]
+
+
+def explained(
+    candidates: Sequence[Candidate], proposals: Sequence[Proposals], weights: Mapping[str, float]
+) -> list[Hint]:
+    """The candidates with the channel of the largest weight_c / (60 + rank_c), and what it says of them."""
+    reasons = {p.channel: p.why for p in proposals}
+
+    def hint(candidate: Candidate) -> Hint:
+        ranks = candidate.ranks
+        channel = max(ranks, key=lambda c: weights.get(c, 0.0) / (RECIPROCAL + ranks[c]))
+        return Hint(candidate.query, candidate.category, channel, reasons[channel](candidate.query))
+
+    return [hint(candidate) for candidate in candidates]
 
 
 def resting(shopper: Shopper, times: int, hours: float, searched_minutes: float) -> dict[str, str]:

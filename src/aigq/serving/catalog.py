@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from aigq.serving import keys
-from aigq.serving.state import CatalogPart, Current, QueryInfo, Suggestion, decode
+from aigq.serving.state import CatalogPart, Current, QueryInfo, decode
 from aigq.serving.stores import Store, StoreError
 
 
@@ -24,11 +24,11 @@ class Catalog:
         self,
         version: str = "",
         queries: Sequence[QueryInfo] = (),
-        popular: Sequence[Suggestion] = (),
+        popular: Sequence[str] = (),
         published_at: float = 0.0,
     ) -> None:
         self.version, self.published_at = version, published_at
-        self.popular = [suggestion.query for suggestion in popular]
+        self.popular = list(popular)
         self.categories = {q.query: q.category for q in queries if q.category is not None}
         self._items = {q.query: q.items for q in queries}
 

@@ -4,12 +4,12 @@ A trigger is one of the shopper's latest behaviours. x2q is asked for its item, 
 the first of these that has a list answers (back-off).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from aigq.serving import keys
-from aigq.serving.blend import Proposal
-from aigq.serving.state import Base, Past, Suggestion, U2q
+from aigq.serving.blend import Proposals
+from aigq.serving.state import Base, Neighbours, Past, U2q
 
 DEPTH: Final = 60
 """Proposals of one channel, at most."""
@@ -29,7 +29,7 @@ _VERBS: Final = {
 
 
 class Trigger(NamedTuple):
-    """A behaviour and the keys under which x2q may know it, most special first."""
+    """A behaviour and the keys under which x2q may know it, most special first (back-off)."""
 
     past: Past
     keys: tuple[str, ...]
@@ -41,7 +41,7 @@ def triggers(version: str, past: Sequence[Past], n: int) -> list[Trigger]:
     return [Trigger(p, _trigger_keys(version, p)) for p in sorted(latest, key=lambda p: -p.at)[:n]]
 
 
-def from_u2q(base: Base, value: U2q, runs: int, depth: int = DEPTH) -> list[Proposal]:
+def from_u2q(base: Base, value: U2q, runs: int, depth: int = DEPTH) -> Proposals:
     """The last M = `runs` generations as one list; the backfill is one of them.
 
     A query's value is 1 / rank, halved for each newer generation.
@@ -55,41 +55,31 @@ def from_u2q(base: Base, value: U2q, runs: int, depth: int = DEPTH) -> list[Prop
             score = AGED**age / rank
             reasons.setdefault(hint.query, hint.reason)
             scores[hint.query] = max(score, scores.get(hint.query, 0.0))
-    return _ranked("u2q", scores, reasons, depth)
+    return _best("u2q", scores, reasons.__getitem__, depth)
 
 
-def from_x2q(
-    asked: Sequence[Trigger], lists: Mapping[str, list[Suggestion]], depth: int = DEPTH
-) -> list[Proposal]:
-    """Per trigger the first list of its keys; scores are added up over triggers, later ones count more."""
-    scores: dict[str, float] = {}
-    reasons: dict[str, str] = {}
-    for place, (past, names) in enumerate(asked):
-        found = next((lists[name] for name in names if lists.get(name)), [])
-        _add(scores, reasons, found, RECENCY**place, because(past))
-    return _ranked("x2q", scores, reasons, depth)
+def from_x2q(found: Sequence[tuple[Past, Neighbours]], depth: int = DEPTH) -> Proposals:
+    """The lists of the triggers, the latest first; scores are added up, later triggers count more."""
+    lists = [neighbours for _, neighbours in found]
+    pasts = [past for past, _ in found]
+    return _best("x2q", _added(lists), lambda query: because(pasts[_first(lists, query)]), depth)
 
 
-def from_coclick(
-    asked: Sequence[tuple[str, str]], lists: Mapping[str, list[Suggestion]], depth: int = DEPTH
-) -> list[Proposal]:
-    """Neighbours of own queries: (query, key) pairs, the most telling first."""
-    scores: dict[str, float] = {}
-    reasons: dict[str, str] = {}
-    for place, (query, key) in enumerate(asked):
-        _add(scores, reasons, lists.get(key) or [], RECENCY**place, f"goes with “{query}”")
-    return _ranked("coclick", scores, reasons, depth)
+def from_coclick(found: Sequence[tuple[str, Neighbours]], depth: int = DEPTH) -> Proposals:
+    """Neighbours of own queries, the most telling first."""
+    lists = [neighbours for _, neighbours in found]
+    own = [query for query, _ in found]
+    return _best("coclick", _added(lists), lambda query: f"goes with “{own[_first(lists, query)]}”", depth)
 
 
-def from_personal(own: Mapping[str, float], counts: Mapping[str, int], depth: int = DEPTH) -> list[Proposal]:
+def from_personal(own: Mapping[str, float], counts: Mapping[str, int], depth: int = DEPTH) -> Proposals:
     """The shopper's own queries by decayed frequency."""
-    times = {q: "once" if counts.get(q, 1) == 1 else f"{counts[q]} times" for q in own}
-    return _ranked("personal", own, {q: f"you looked for this {times[q]}" for q in own}, depth)
+    return _best("personal", own, lambda query: f"you looked for this {_times(counts.get(query, 1))}", depth)
 
 
-def from_list(channel: str, queries: Sequence[str], reason: str, depth: int = DEPTH) -> list[Proposal]:
+def from_list(channel: str, queries: Sequence[str], reason: str, depth: int = DEPTH) -> Proposals:
     """A list that is the same for everybody."""
-    return [Proposal(query, channel, rank, reason) for rank, query in enumerate(queries[:depth], start=1)]
+    return Proposals(channel, queries[:depth], lambda _query: reason)
 
 
 def own_queries(
@@ -134,20 +124,26 @@ def _half(age_s: float, half_life_days: float) -> float:
     return float(0.5 ** (max(0.0, age_s) / 86400.0 / half_life_days))
 
 
-def _add(
-    scores: dict[str, float], reasons: dict[str, str], found: Sequence[Suggestion], weight: float, reason: str
-) -> None:
-    """Add a list to the scores; the first list that names a query gives its reason."""
-    for suggestion in found:
-        query = suggestion.query
-        if query in scores:
-            scores[query] += weight * suggestion.score
-        else:
-            scores[query], reasons[query] = weight * suggestion.score, reason
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
-def _ranked(
-    channel: str, scores: Mapping[str, float], reasons: Mapping[str, str], depth: int
-) -> list[Proposal]:
+def _added(lists: Iterable[Neighbours]) -> dict[str, float]:
+    """Scores by query; each list counts RECENCY of the one before it."""
+    scores: dict[str, float] = {}
+    weight = 1.0
+    for neighbours in lists:
+        for query, score in zip(neighbours.queries, neighbours.scores, strict=True):
+            scores[query] = scores.get(query, 0.0) + weight * score
+        weight *= RECENCY
+    return scores
+
+
+def _first(lists: Sequence[Neighbours], query: str) -> int:
+    """The first list that names the query."""
+    return next(place for place, neighbours in enumerate(lists) if query in neighbours.queries)
+
+
+def _best(channel: str, scores: Mapping[str, float], why: Callable[[str], str], depth: int) -> Proposals:
     best = sorted(scores, key=scores.__getitem__, reverse=True)[:depth]  # stable: ties keep their order
-    return [Proposal(query, channel, rank, reasons[query]) for rank, query in enumerate(best, start=1)]
+    return Proposals(channel, best, why)

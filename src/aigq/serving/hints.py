@@ -6,15 +6,16 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Awaitable, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from aigq.config import Config
 from aigq.serving import blend, channels, keys
-from aigq.serving.blend import Candidate, Proposal, Ranker, ReciprocalRank, Shopper
+from aigq.serving.blend import Candidate, Hint, Proposals, Ranker, Shopper
 from aigq.serving.catalog import Catalog, Catalogs
+from aigq.serving.channels import Trigger
 from aigq.serving.guards import Guards
 from aigq.serving.metrics import DAMAGED, GUARDED, HINTS, LEFT_OUT, ROTATED, SHED
-from aigq.serving.state import Base, Event, Live, Past, Suggestion, U2q, intact, recent
+from aigq.serving.state import Base, Event, Live, Neighbours, Past, U2q, intact, recent
 from aigq.serving.stores import Store, StoreError
 from aigq.serving.stores.store import Clock
 from aigq.serving.users import described
@@ -37,7 +38,7 @@ class Answer(NamedTuple):
     """Hints, best first."""
 
     request_id: str
-    hints: list[Candidate]
+    hints: list[Hint]
 
 
 class Known(NamedTuple):
@@ -72,7 +73,7 @@ class Hints:
     ) -> None:
         self._config, self._serving, self._clock = config, config.serving, clock
         self._store, self._catalogs, self._guards = store, catalogs, guards
-        self._ranker = ranker or ReciprocalRank(self._serving.weights)
+        self._ranker = ranker
         self._in_flight = 0
 
     async def answer(self, ask: Ask) -> Answer:
@@ -102,123 +103,134 @@ class Hints:
         own, counts = channels.own_queries(known.base, past, now, half_life)
         tables = await self._tables(catalog, past, own, end) if read else []
         proposals = [
-            *channels.from_u2q(known.base, known.u2q, self._serving.u2q_runs),
+            channels.from_u2q(known.base, known.u2q, self._serving.u2q_runs),
             *tables,
-            *channels.from_personal(own, counts),
-            *channels.from_list("popular", catalog.popular, "popular in the shop these days"),
-            *channels.from_list(
+            channels.from_personal(own, counts),
+            channels.from_list("popular", catalog.popular, "popular in the shop these days"),
+            channels.from_list(
                 "fallback", channels.fallback(self._serving.fallback, ask.locale), "our suggestion"
             ),
         ]
         shown = sorted(known.live.shown, key=lambda s: -s.at)
         shopper = Shopper(ask.user, now, past, own, shown, ask.surface, ask.locale)
-        hints = self._blend(shopper, proposals, catalog, ask.n)
-        for channel, count in Counter(hint.channel for hint in hints).items():
+        hints = await self._blend(shopper, proposals, catalog, ask.n, end if read else 0.0)
+        for channel, count in Counter([hint.channel for hint in hints]).items():
             HINTS.labels(channel).inc(count)
         return Answer(uuid.uuid4().hex, hints)
 
-    def _blend(
-        self, shopper: Shopper, proposals: Sequence[Proposal], catalog: Catalog, n: int
-    ) -> list[Candidate]:
-        weights = self._serving.weights
-        wanted = [p for p in proposals if weights.get(p.channel, 0.0) > 0]
-        rest = blend.resting(
-            shopper, self._serving.rotate_shown, self._serving.rotate_hours, self._serving.searched_minutes
-        )
-        allowed = self._allowed(wanted, rest, catalog, shopper.own)
-        candidates = blend.merge(allowed, weights, catalog.categories, self._serving.candidates)
-        try:
-            scores = self._ranker.score(shopper, candidates)
-        except Exception:  # whatever a model does, an answer never fails
-            LEFT_OUT.labels("ranker", "failed").inc()
-            scores = ReciprocalRank(weights).score(shopper, candidates)
-        return blend.pick(candidates, scores, n, self._serving.diversity, self._serving.near_duplicate)
+    async def _blend(
+        self, shopper: Shopper, proposals: Sequence[Proposals], catalog: Catalog, n: int, end: float
+    ) -> list[Hint]:
+        """One list. Without time left until `end` (loop time), or without a ranker: by reciprocal ranks."""
+        serving = self._serving
+        wanted = [p for p in proposals if p.queries and serving.weights.get(p.channel, 0.0) > 0]
+        queries = self._allowed(blend.in_turn(wanted, serving.weights), shopper, catalog)
+        candidates = blend.candidates_of(queries, wanted, catalog.categories)
+        scores = await self._ranked(shopper, candidates, end)
+        if scores is None:
+            scores = blend.reciprocal_ranks(candidates, serving.weights)
+        chosen = blend.pick(candidates, scores, n, serving.diversity, serving.near_duplicate)
+        return blend.explained(chosen, wanted, serving.weights)
 
-    def _allowed(
-        self,
-        proposals: Sequence[Proposal],
-        rest: Mapping[str, str],
-        catalog: Catalog,
-        own: Mapping[str, float],
-    ) -> list[Proposal]:
-        """Without what rests and what a guard refuses; each query is judged and counted once."""
-        queries = dict.fromkeys(p.query for p in proposals)
-        resting = [query for query in queries if query in rest]
-        for query in resting:
-            ROTATED.labels(rest[query]).inc()
-        refused = self._guards.refusals((q for q in queries if q not in rest), catalog, own)
-        for reason, count in Counter(refused.values()).items():
-            GUARDED.labels(reason).inc(count)
-        out = refused.keys() | resting
-        return [p for p in proposals if p.query not in out] if out else list(proposals)
+    async def _ranked(
+        self, shopper: Shopper, candidates: Sequence[Candidate], end: float
+    ) -> Sequence[float] | None:
+        if self._ranker is None or not candidates or not end:
+            return None
+        try:
+            return await in_time(["ranker"], self._ranker.score(shopper, candidates), end)
+        except Exception:  # whatever a model does, an answer never fails
+            _LOGGER.exception("the ranker failed; hints are ordered by reciprocal ranks")
+            LEFT_OUT.labels("ranker", "failed").inc()
+            return None
+
+    def _allowed(self, queries: Sequence[str], shopper: Shopper, catalog: Catalog) -> list[str]:
+        """The first queries, as many as are ranked, that neither rest nor are refused by a guard.
+
+        Each query that is looked at is judged and counted once.
+        """
+        serving, kept = self._serving, list[str]()
+        rest = blend.resting(shopper, serving.rotate_shown, serving.rotate_hours, serving.searched_minutes)
+        looked = 0
+        while looked < len(queries) and len(kept) < serving.candidates:
+            some = queries[looked : looked + serving.candidates - len(kept)]
+            looked += len(some)
+            for query in some:
+                if query in rest:
+                    ROTATED.labels(rest[query]).inc()
+            refused = self._guards.refusals((q for q in some if q not in rest), catalog, shopper.own)
+            for reason, count in Counter(refused.values()).items():
+                GUARDED.labels(reason).inc(count)
+            kept += [query for query in some if query not in rest and query not in refused]
+        return kept
 
     async def _known(self, catalog: Catalog, ask: Ask, end: float) -> Known:
         """The user's keys, and the inline events in the words of the table, side by side."""
-        reads: dict[str, Awaitable[Any]] = {}
-        if ask.user is not None:
-            user, version = ask.user, catalog.version
-            reads["u2q"] = self._store.get([keys.base(version, user), keys.live(user), keys.u2q(user)])
-        if ask.events:
-            reads["inline"] = described(self._store, catalog, ask.events)
-        got = await in_time(reads, end)
-        values = got.get("u2q") or [None, None, None]
-        return Known(
-            _read(Base, values[0], "base") or Base(),
-            _read(Live, values[1], "live") or Live(),
-            _read(U2q, values[2], "u2q") or U2q(),
-            got.get("inline") or (),
+        user = in_time(["u2q"], self._user(catalog, ask.user), end)
+        if not ask.events:
+            return await user or Known()
+        inline = in_time(["inline"], described(self._store, catalog, ask.events), end)
+        known, past = await asyncio.gather(user, inline)
+        return (known or Known())._replace(inline=past or ())
+
+    async def _user(self, catalog: Catalog, user: str | None) -> Known:
+        if user is None:
+            return Known()
+        base, live, u2q = await self._store.get(
+            [keys.base(catalog.version, user), keys.live(user), keys.u2q(user)]
         )
+        return Known(
+            _read(Base, base, "base") or Base(), _read(Live, live, "live") or Live(),
+            _read(U2q, u2q, "u2q") or U2q(),
+        )  # fmt: skip
 
     async def _tables(
         self, catalog: Catalog, past: Sequence[Past], own: Mapping[str, float], end: float
-    ) -> list[Proposal]:
-        """x2q by the latest behaviours, co-click by latest and favourite own queries, side by side."""
+    ) -> list[Proposals]:
+        """x2q by the latest behaviours, co-click by latest and favourite own queries, in one reading."""
         if not catalog.version or not past:
             return []
         asked = channels.triggers(catalog.version, past, self._serving.triggers)
         latest = [t.past.query or t.past.text for t in asked]
-        favourites = sorted(own, key=lambda query: -own[query])[: self._serving.triggers]
-        queries = list(dict.fromkeys([*latest, *favourites]))
-        near = [(query, keys.coclick(catalog.version, query)) for query in queries]
-        got = await in_time(
-            {
-                "x2q": self._suggestions([key for trigger in asked for key in trigger.keys]),
-                "coclick": self._suggestions([key for _, key in near]),
-            },
-            end,
-        )
+        favourites = sorted(own, key=own.__getitem__, reverse=True)[: self._serving.triggers]
+        near = {q: keys.coclick(catalog.version, q) for q in dict.fromkeys([*latest, *favourites])}
+        names = list(dict.fromkeys([*(key for t in asked for key in t.keys), *near.values()]))
+        values = await in_time(["x2q", "coclick"], self._store.get(names), end)
+        if values is None:
+            return []
+        held = {name: value for name, value in zip(names, values, strict=True) if value is not None}
+        beside = ((query, _neighbours(held.get(key), "coclick")) for query, key in near.items())
         return [
-            *channels.from_x2q(asked, got.get("x2q") or {}),
-            *channels.from_coclick(near, got.get("coclick") or {}),
+            channels.from_x2q([(t.past, found) for t in asked if (found := _backed_off(t, held))]),
+            channels.from_coclick([(query, found) for query, found in beside if found]),
         ]
 
-    async def _suggestions(self, names: Sequence[str]) -> dict[str, list[Suggestion]]:
-        distinct = list(dict.fromkeys(names))
-        values = await self._store.get(distinct)
-        found = zip(distinct, values, strict=True)
-        return {name: _read(list[Suggestion], value, "x2q") or [] for name, value in found}
+
+async def in_time(names: Sequence[str], work: Awaitable[T], end: float) -> T | None:
+    """The result if it is there by `end` (loop time). What is late or away is left out, and counted."""
+    try:
+        async with asyncio.timeout_at(end):
+            return await work
+    except TimeoutError:
+        why = "late"
+    except StoreError:
+        why = "failed"
+    for name in names:
+        LEFT_OUT.labels(name, why).inc()
+    return None
 
 
-async def in_time(reads: Mapping[str, Awaitable[Any]], end: float) -> dict[str, Any]:
-    """The results that are there by `end` (loop time). What is late or failed is left out, and counted."""
-    tasks = {asyncio.ensure_future(read): name for name, read in reads.items()}
-    if not tasks:
-        return {}
-    left = max(0.0, end - asyncio.get_running_loop().time())
-    done, late = await asyncio.wait(tasks, timeout=left)
-    for task in late:
-        task.cancel()
-        LEFT_OUT.labels(tasks[task], "late").inc()
-    results: dict[str, Any] = {}
-    for task in done:
-        error = task.exception()
-        if error is None:
-            results[tasks[task]] = task.result()
-        elif isinstance(error, StoreError):
-            LEFT_OUT.labels(tasks[task], "failed").inc()
-        else:
-            raise error
-    return results
+def _backed_off(trigger: Trigger, held: Mapping[str, bytes]) -> Neighbours | None:
+    """The list of the first of its keys that has one."""
+    for name in trigger.keys:
+        found = _neighbours(held.get(name), "x2q")
+        if found is not None and found.queries:
+            return found
+    return None
+
+
+def _neighbours(value: bytes | None, family: str) -> Neighbours | None:
+    return _read(Neighbours, value, family) if value is not None else None
 
 
 def _read(kind: type[T], value: bytes | None, family: str) -> T | None:

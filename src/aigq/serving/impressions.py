@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
-from aigq.serving.blend import Candidate
+from aigq.serving.blend import Hint
 from aigq.serving.metrics import IMPRESSIONS_LOST
 from aigq.serving.state import Event, encode
 from aigq.serving.streams import EventLog, LogError, Message
@@ -29,7 +29,7 @@ class Impressions:
         self._log = log
         self._waiting: deque[Message] = deque()
 
-    def add(self, user: str, request_id: str, hints: Sequence[Candidate], surface: str | None) -> None:
+    def add(self, user: str, request_id: str, hints: Sequence[Hint], surface: str | None) -> None:
         """Remember the hints of one answer. Never waits."""
         event = Event(
             request_id, user, time.time(), "hint_impression", request=request_id, surface=surface,

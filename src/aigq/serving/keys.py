@@ -4,8 +4,8 @@
     current   aigq:current                           Current                         publish
     catalog   aigq:catalog:VERSION:PART              CatalogPart                     publish
     item      aigq:item:VERSION:ITEM                 ItemInfo                        publish
-    x2q       aigq:x2q:VERSION:KIND:TRIGGER          list of Suggestion              publish
-    coclick   aigq:coclick:VERSION:QUERY             list of Suggestion              publish
+    x2q       aigq:x2q:VERSION:KIND:TRIGGER          Neighbours                      publish
+    coclick   aigq:coclick:VERSION:QUERY             Neighbours                      publish
     base      aigq:base:VERSION:{u:USER}             Base                            publish
     live      aigq:live:{u:USER}                     Live                            service, worker
     u2q       aigq:u2q:{u:USER}                      U2q                             worker, publish
@@ -33,6 +33,8 @@ _LONGEST: Final = 160  # bytes of a name; LMDB takes keys of 511 bytes
 
 def short(name: str) -> str:
     """The name itself, or a hash of it where it is too long for a key."""
+    if len(name) <= _LONGEST and name.isascii():
+        return name
     encoded = name.encode("utf-8", "surrogatepass")
     if len(encoded) <= _LONGEST:
         return encoded.decode("utf-8", "replace")

@@ -247,7 +247,7 @@ class Worker:
         refused = self._guards.refusals(queries, self._catalogs.now, own=queries)
         for reason in refused.values():
             GUARDED.labels(reason).inc()
-        return [Suggestion(h.query, reason=h.reason) for h in hints if h.query not in refused]
+        return [Suggestion(h.query, h.reason) for h in hints if h.query not in refused]
 
     async def _keep(self, one: Pending, hints: list[Suggestion], now: float, erased: float) -> None:
         """Add the list to the user's last M; not if the user was erased meanwhile."""

@@ -21,6 +21,7 @@ from aigq.serving.state import (
     CatalogPart,
     Generation,
     ItemInfo,
+    Neighbours,
     Own,
     Past,
     QueryInfo,
@@ -80,7 +81,7 @@ class RunTables:
         category, items = self._prepared.category_of, _items_per_query(self._prepared.behaviours)
         infos = [QueryInfo(q, category.get(q), items.get(q, 0)) for q in sorted(self._allowed)]
         parts = [infos[start : start + _PART] for start in range(0, len(infos), _PART)] or [[]]
-        popular = [Suggestion(query, share) for query, share in top]
+        popular = [query for query, _ in top]
         yield keys.catalog(version, 0), CatalogPart(parts[0], len(parts), popular, time.time())
         for number, part in enumerate(parts[1:], start=1):
             yield keys.catalog(version, number), CatalogPart(part)
@@ -104,7 +105,7 @@ class RunTables:
             values = similar.data[similar.indptr[row] : similar.indptr[row + 1]]
             order = [i for i in np.argsort(-values, kind="stable") if allowed[near[i]]][:NEIGHBOURS]
             if order:
-                found = [Suggestion(str(queries[near[i]]), float(values[i])) for i in order]
+                found = Neighbours([str(queries[near[i]]) for i in order], [float(values[i]) for i in order])
                 yield keys.coclick(version, str(queries[row])), found
 
     def _x2q(self, version: str) -> Values:
@@ -114,12 +115,9 @@ class RunTables:
         rows = table.filter(pc.is_in(table["query"], pa.array(sorted(self._allowed), pa.string())))
         rows = rows.sort_by([("kind", "ascending"), ("trigger", "ascending"), ("rank", "ascending")])
         for (kind, trigger), group in _groups(rows, ("kind", "trigger")):
-            scores = group["score"].to_pylist()
-            pairs = list(zip(group["query"].to_pylist(), scores, strict=True))[:TRIGGERED]
-            found = [
-                Suggestion(q, 1.0 / rank if s is None else s) for rank, (q, s) in enumerate(pairs, start=1)
-            ]
-            yield keys.x2q(version, kind, trigger), found
+            queries, scores = (group[c].to_pylist()[:TRIGGERED] for c in ("query", "score"))
+            ranked = [1.0 / rank if s is None else s for rank, s in enumerate(scores, start=1)]
+            yield keys.x2q(version, kind, trigger), Neighbours(queries, ranked)
 
     def _users(self, version: str, without: Container[str]) -> Values:
         generations, until = self._generations(), log_end(self._prepared)
@@ -158,7 +156,7 @@ class RunTables:
         for (user,), group in _groups(rows, ("user_id",)):
             queries, reasons = group["query"].to_pylist(), group["reason"].to_pylist()
             hints = [
-                Suggestion(query, reason=reason or "")
+                Suggestion(query, reason or "")
                 for query, reason in zip(queries, reasons, strict=True)
                 if query in self._allowed
             ]

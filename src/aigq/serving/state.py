@@ -71,11 +71,17 @@ class Own(msgspec.Struct, array_like=True, frozen=True):
 
 
 class Suggestion(msgspec.Struct, array_like=True, frozen=True):
-    """A query with its score (of one table) or its reason (of a generated list)."""
+    """A query of a generated list and its reason."""
 
     query: str
-    score: float = 0.0
     reason: str = ""
+
+
+class Neighbours(msgspec.Struct, array_like=True, frozen=True):
+    """The queries of a trigger with their scores (of one table), best first. Columns are quicker to read."""
+
+    queries: list[str] = []
+    scores: list[float] = []
 
 
 class Generation(msgspec.Struct, array_like=True, frozen=True):
@@ -133,7 +139,7 @@ class CatalogPart(msgspec.Struct, array_like=True, frozen=True):
 
     queries: list[QueryInfo]
     parts: int = 0
-    popular: list[Suggestion] = []
+    popular: list[str] = []
     published_at: float = 0.0
 
 
