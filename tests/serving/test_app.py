@@ -280,7 +280,7 @@ def test_too_many_requests_at_a_time_get_the_popular_list(store):
             return await store.get(wanted)
 
     async def burst():
-        service = Service(config(max_in_flight=2), Away(), open_log("memory:"))
+        service = Service(config(max_in_flight=2, deadline_ms=5000), Away(), open_log("memory:"))
         await service.catalogs.refresh()
         return await asyncio.gather(*(service.hints.answer(Ask("u00", 3)) for _ in range(6)))
 
