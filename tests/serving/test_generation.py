@@ -82,7 +82,10 @@ def test_x2q_is_published_under_the_k_user_rule(run):
     (run.folder / "tables").mkdir()
     pq.write_table(x2q_table(rows), run.folder / "tables" / "x2q.parquet")
     families = RunTables(run.config, run.folder).families("v")
-    found = {key: [(s.query, round(s.score, 3)) for s in value] for key, value in families["x2q"]}
+    found = {
+        key: [(q, round(s, 3)) for q, s in zip(v.queries, v.scores, strict=True)]
+        for key, v in families["x2q"]
+    }
     assert found == {
         keys.x2q("v", "category", "snow"): [("wool hat", 1.0)],
         keys.x2q("v", "item", "i"): [("sled", 0.4)],
