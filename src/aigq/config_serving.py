@@ -1,6 +1,7 @@
 """The section `serving` of the config."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -29,9 +30,14 @@ class ServingConfig(Section):
     deadline_ms: float = Field(30.0, gt=0, description="for reading all channels; what is late is left out")
     max_hints: int = Field(30, ge=1, description="largest n of a request")
     candidates: int = Field(60, ge=1, description="ranked per request, at most")
+    ranker: Literal["ctr", "ranks"] = Field(
+        "ctr",
+        description="orders the candidates: ctr, the click model of the run if `aigq train ctr` made one "
+        "before it was published; ranks, the sum of the channels' weight / (60 + rank)",
+    )
     weights: dict[str, float] = Field(
         {"u2q": 1.0, "x2q": 1.0, "personal": 1.0, "coclick": 0.6, "popular": 0.4, "fallback": 0.1},
-        description="weight of each channel's 1 / (60 + rank) in the default ranker; 0: the channel is off",
+        description="weight of each channel's 1 / (60 + rank); 0: the channel is off",
     )
     diversity: float = Field(
         0.15, ge=0, lt=1, description="a hint loses this share for every hint above it in its leaf category"

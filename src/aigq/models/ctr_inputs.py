@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from aigq.prepared import Moment
 from aigq.recall.features import CHANNELS, FEATURES, FeatureMaker, Known
-from aigq.recall.histories import recent_behaviours
+from aigq.recall.histories import age_buckets, recent_behaviours
 
 TEXTS_FILE: Final = "texts.npz"
 
@@ -27,7 +27,7 @@ class TextTable:
     """
 
     def __init__(self, keys: np.ndarray, vectors: np.ndarray) -> None:
-        self._keys = keys
+        self.keys = keys
         self.vectors = np.vstack([vectors, np.zeros_like(vectors[:1])])
         self._place = {int(key): place for place, key in enumerate(keys)}
         self._known: dict[str, int] = {}
@@ -36,7 +36,7 @@ class TextTable:
     def of(cls, texts: Sequence[str], vectors: np.ndarray) -> "TextTable":
         """A table of these texts, rounded to the float16 that `save` writes."""
         rounded = vectors.astype(np.float16).astype(np.float32)
-        return cls(np.array([_hash(text) for text in texts], dtype=np.uint64), rounded)
+        return cls(np.array([hashed(text) for text in texts], dtype=np.uint64), rounded)
 
     @classmethod
     def load(cls, folder: Path) -> "TextTable":
@@ -47,13 +47,13 @@ class TextTable:
     def save(self, folder: Path) -> None:
         """Write folder/texts.npz."""
         with (folder / TEXTS_FILE).open("wb") as file:
-            np.savez(file, keys=self._keys, vectors=self.vectors[:-1].astype(np.float16))
+            np.savez(file, keys=self.keys, vectors=self.vectors[:-1].astype(np.float16))
 
     def codes(self, texts: Sequence[str]) -> np.ndarray:
         """Rows (n,) of `vectors`; -1, the zero row, where the table lacks the text."""
         for text in texts:
             if text not in self._known:
-                self._known[text] = self._place.get(_hash(text), -1)
+                self._known[text] = self._place.get(hashed(text), -1)
         return np.array([self._known[text] for text in texts], dtype=np.int64)
 
     def codes_of(self, column: pa.ChunkedArray) -> np.ndarray:
@@ -107,14 +107,19 @@ class ClickInputs:
 
     def recent(self, moments: Sequence[Moment]) -> Recent:
         """The latest behaviours of the moments."""
-        return Recent(*recent_behaviours(moments, self._length, self.texts.codes_of))
+        text, days, action = self.recent_rows(moments)
+        return Recent(text, age_buckets(days), action)
+
+    def recent_rows(self, moments: Sequence[Moment]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Text rows, ages in days and actions (M, L), newest first; action 0 beyond the history."""
+        return recent_behaviours(moments, self._length, self.texts.codes_of)
 
     def plain(
         self, known: Known, moments: Sequence[Moment], moment: np.ndarray, query: np.ndarray
     ) -> np.ndarray:
         """(P, F) of the pairs (moment, query) in the order of `plain_columns`."""
         values = self.maker.values(known, moment, query)
-        return np.hstack([values, self.maker.channels(known, moment, query), self._profile(moments)[moment]])
+        return np.hstack([values, self.maker.channels(known, moment, query), self.profile(moments)[moment]])
 
     def text_rows(self, query: np.ndarray) -> np.ndarray:
         """Rows (P,) of the text table, of positions (P,) in the vocabulary."""
@@ -125,7 +130,8 @@ class ClickInputs:
         """Positions (n,) in the vocabulary, -1 for what the log does not hold."""
         return np.array([self._query.get(query, -1) for query in queries], dtype=np.int64)
 
-    def _profile(self, moments: Sequence[Moment]) -> np.ndarray:
+    def profile(self, moments: Sequence[Moment]) -> np.ndarray:
+        """(M, profile columns) of 0 and 1."""
         flags = np.zeros((len(moments), len(self._profile_columns)), np.float32)
         place = {column: i for i, column in enumerate(self._profile_columns)}
         for row, moment in enumerate(moments):
@@ -151,5 +157,6 @@ def pad(values: np.ndarray, starts: np.ndarray, fill: float = 0) -> np.ndarray:
     return padded
 
 
-def _hash(text: str) -> int:
+def hashed(text: str) -> int:
+    """The name of a text in a table: 8 bytes of BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -19,6 +19,10 @@ from aigq.recall.features import FeatureMaker, Known
 
 MODEL_FILE: Final = "model.onnx"
 SETTINGS_FILE: Final = "model.json"
+SERVED_FILE: Final = "served.onnx"
+PROJECTION_FILE: Final = "projection.npz"
+"""The same model, of texts that are projected already, and the projection (h, d): serving does it once."""
+
 _MOMENTS_AT_ONCE: Final = 64
 _CELLS_AT_ONCE: Final = 16_384  # pairs in one run of the network, with those that pad it
 

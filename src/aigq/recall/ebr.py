@@ -11,7 +11,7 @@ from aigq.errors import EmptyLogError, StageError
 from aigq.models.text_encoder import TextEncoder
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
-from aigq.recall.histories import batches, codes_in, recent_behaviours
+from aigq.recall.histories import age_buckets, batches, codes_in, recent_behaviours
 
 if TYPE_CHECKING:
     from aigq.models.two_tower import HistoryArrays
@@ -142,4 +142,5 @@ class Ebr:
         from aigq.models.two_tower import HistoryArrays
 
         length = self._config.max_behaviours
-        return HistoryArrays(*recent_behaviours(moments, length, lambda texts: codes_in(texts, self._texts)))
+        text, days, action = recent_behaviours(moments, length, lambda texts: codes_in(texts, self._texts))
+        return HistoryArrays(text, age_buckets(days), action)

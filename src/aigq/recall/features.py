@@ -18,6 +18,10 @@ from aigq.recall.coclick import similarities
 from aigq.recall.histories import Rows, Servable, best_columns, rows_of
 
 OWN_HALF_LIVES: Final = (7.0, 30.0, 90.0)
+CATEGORY_HALF_LIFE: Final = 60.0
+HALF_LIVES: Final = (*OWN_HALF_LIVES, CATEGORY_HALF_LIFE)
+"""Days, of the rows of `Issues.decayed`."""
+
 SHOP_HALF_LIVES: Final = (1.0, 4.0, 16.0, 64.0)
 NEIGHBOURS: Final = 200
 NEVER: Final = 1e4  # days since something that has not happened
@@ -58,30 +62,53 @@ class Pairs:
 
 
 @dataclass(frozen=True)
+class Issues:
+    """Behaviours grouped by an integer key; arrays (G,), `decayed` (len(HALF_LIVES), G). Ages in days."""
+
+    key: np.ndarray
+    decayed: np.ndarray
+    count: np.ndarray
+    last: np.ndarray
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, key: np.ndarray, age: np.ndarray) -> "Issues":
+        """One group per key, of single behaviours (R,)."""
+        decayed = 0.5 ** (age / np.array(HALF_LIVES)[:, None])
+        return cls(key, decayed, np.ones(len(key), np.int64), age, age).grouped()
+
+    def grouped(self) -> "Issues":
+        """Groups of the same key as one; keys increase."""
+        if not len(self.key):
+            return self
+        order = np.argsort(self.key, kind="stable")
+        key = self.key[order]
+        starts = np.flatnonzero(np.r_[True, np.diff(key) != 0])
+        return Issues(
+            key[starts],
+            np.add.reduceat(self.decayed[:, order], starts, axis=1),
+            np.add.reduceat(self.count[order], starts),
+            np.minimum.reduceat(self.last[order], starts),
+            np.maximum.reduceat(self.first[order], starts),
+        )
+
+
+@dataclass(frozen=True)
 class Known:
     """What is known about M moments, whichever queries are then asked about.
 
+    `about` (M, 4): behaviours, active days, idle days, weekday; `latest` (M,): the latest query, -1: none.
     `similar` (M, Q) is each query's similarity to the history; `top` has the shop's top queries of each day,
     `near` those most similar to each history.
     """
 
     days: np.ndarray
-    rows: Rows
-    own: "_Own"
+    issues: Issues
+    about: np.ndarray
+    latest: np.ndarray
     similar: np.ndarray
     top: dict[int, np.ndarray]
     near: list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class _Own:
-    """Behaviours grouped by an integer key; ages in days."""
-
-    key: np.ndarray
-    decayed: list[np.ndarray]
-    count: np.ndarray
-    last: np.ndarray
-    first: np.ndarray
 
 
 class FeatureMaker:
@@ -100,13 +127,13 @@ class FeatureMaker:
     ) -> None:
         self._shop = [CausalCounts(prepared.query_days, h) for h in SHOP_HALF_LIVES]
         self.vocabulary = self._shop[0].queries
-        self._popular, self._n_similar = popular, similar
+        self._popular, self.n_similar = popular, similar
         self._servable = Servable(self._shop[0], k_users)
-        self._similar = similarities(rows, self.vocabulary, NEIGHBOURS)
+        self.similarities = similarities(rows, self.vocabulary, NEIGHBOURS)
         names = sorted(set(prepared.category_of.values()))
         numbers = {name: i for i, name in enumerate(names)}
         of = prepared.category_of
-        self._category = np.array([numbers.get(of.get(q, ""), len(names)) for q in self.vocabulary.tolist()])
+        self.category = np.array([numbers.get(of.get(q, ""), len(names)) for q in self.vocabulary.tolist()])
 
     def pairs(self, moments: Sequence[Moment]) -> Pairs:
         """All candidates of the moments with their features."""
@@ -119,25 +146,40 @@ class FeatureMaker:
         rows, size = rows_of(moments, self.vocabulary), len(self.vocabulary)
         issued = rows.query >= 0
         rows = Rows(*(column[issued] for column in (rows.moment, rows.query, rows.age, rows.action)))
-        own = _group(rows.moment * size + rows.query, rows.age, OWN_HALF_LIVES)
         history = sparse.csr_matrix(
             (0.5 ** (rows.age / OWN_HALF_LIVES[-1]), (rows.moment, rows.query)), shape=(len(moments), size)
         )
-        similar = (history @ self._similar).toarray()
+        similar = (history @ self.similarities).toarray()
         days = np.array([m.day for m in moments], dtype=np.int64)
-        top = {int(day): self._top(int(day)) for day in np.unique(days)}
-        return Known(days, rows, own, similar, top, best_columns(similar, self._n_similar))
+        top = {int(day): self.top(int(day)) for day in np.unique(days)}
+        latest = np.full(len(moments), -1)
+        order = np.argsort(-rows.age, kind="stable")
+        latest[rows.moment[order]] = rows.query[order]
+        return Known(
+            days,
+            Issues.of(rows.moment * size + rows.query, rows.age),
+            _about(rows, days),
+            latest,
+            similar,
+            top,
+            best_columns(similar, self.n_similar),
+        )
 
     def values(self, known: Known, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
         """(P, len(FEATURES)): `moment` (P,) are positions in `known`, `query` (P,) in the vocabulary."""
-        key = moment * len(self.vocabulary) + query
+        size, about = len(self.vocabulary), known.about
+        last = known.latest[moment]
+        has = last >= 0
+        to_last = np.zeros(len(moment))
+        to_last[has] = np.asarray(self.similarities[last[has], query[has]]).ravel()
+        spoken, texts = np.where(has, self.vocabulary[last], ""), self.vocabulary[query]
         values = np.hstack(
             [
-                self._own(known.own, key, known.rows, moment),
-                self._in_category(known.rows, moment, query),
+                own_columns(known.issues, moment * size + query, about[moment, 1]),
+                category_columns(known.issues, self.category, moment, query),
                 self._in_shop(known.days, moment, query),
-                self._like(known.rows, known.similar, moment, query),
-                _about(known.rows, known.days)[moment],
+                np.column_stack([known.similar[moment, query], to_last, letters(spoken, texts)]),
+                about[moment],
             ]
         )
         return values.astype(np.float32)
@@ -148,7 +190,7 @@ class FeatureMaker:
         key = moment * size + query
         top = [known.top[int(day)] + i * size for i, day in enumerate(known.days)]
         near = [columns + i * size for i, columns in enumerate(known.near)]
-        proposed = (known.own.key, *(np.concatenate(part or [key[:0]]) for part in (top, near)))
+        proposed = (known.issues.key, *(np.concatenate(part or [key[:0]]) for part in (top, near)))
         return np.stack([np.isin(key, part) for part in proposed], axis=1).astype(np.float32)
 
     def servable(self, known: Known, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -157,7 +199,8 @@ class FeatureMaker:
         allowed: np.ndarray = masks[row[moment], query]
         return allowed
 
-    def _top(self, day: int) -> np.ndarray:
+    def top(self, day: int) -> np.ndarray:
+        """Positions of the shop's top queries of the days before."""
         issues = [counts.before(day)[0] for counts in self._shop]
         shares = np.max([n / max(n.sum(), 1e-300) for n in issues], axis=0)
         return np.argsort(-shares, kind="stable")[: self._popular]
@@ -169,67 +212,75 @@ class FeatureMaker:
             np.r_[known.top[int(day)], columns] + i * size
             for i, (day, columns) in enumerate(zip(known.days, known.near, strict=True))
         ]
-        key = np.unique(np.concatenate([known.own.key, *proposed]))
+        key = np.unique(np.concatenate([known.issues.key, *proposed]))
         allowed = self.servable(known, key // size, key % size)
         return key[allowed] // size, key[allowed] % size
-
-    def _own(self, own: _Own, key: np.ndarray, rows: Rows, moment: np.ndarray) -> np.ndarray:
-        """(P, 9): the shopper's own issues of each query."""
-        at, found = _find(own.key, key)
-
-        def take(values: np.ndarray, missing: float) -> np.ndarray:
-            return np.where(found, values[at], missing) if len(values) else np.full(len(key), missing)
-
-        count, last, first = take(own.count, 0), take(own.last, NEVER), take(own.first, NEVER)
-        gap = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), NEVER)
-        active = np.maximum(_active_days(rows, int(moment.max(initial=-1)) + 1)[moment], 1)
-        columns = [
-            *(take(d, 0) for d in own.decayed),
-            count,
-            last,
-            first,
-            gap,
-            last / np.maximum(gap, 0.5),
-            count / active,
-        ]
-        return np.stack(columns, axis=1)
-
-    def _in_category(self, rows: Rows, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
-        """(P, 2): decayed issues in the query's category, days since the last."""
-        size = int(self._category.max(initial=0)) + 1
-        own = _group(rows.moment * size + self._category[rows.query], rows.age, (60.0,))
-        at, found = _find(own.key, moment * size + self._category[query])
-        if not len(own.key):
-            return np.tile([0.0, NEVER], (len(moment), 1))
-        return np.stack(
-            [np.where(found, own.decayed[0][at], 0), np.where(found, own.last[at], NEVER)], axis=1
-        )
 
     def _in_shop(self, days: np.ndarray, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
         """(P, 5): log shares of the shop's issues, log distinct users, of days before the moment's."""
         result = np.zeros((len(moment), len(SHOP_HALF_LIVES) + 1))
         for day in np.unique(days):
             rows = np.flatnonzero(days[moment] == day)
-            for column, counts in enumerate(self._shop):
-                issues, users = counts.before(int(day))
-                result[rows, column] = np.log((issues[query[rows]] + 0.01) / (issues.sum() + 1))
-            result[rows, -1] = np.log1p(users[query[rows]])
+            result[rows] = self.shop(int(day), query[rows])
         return result
 
-    def _like(self, rows: Rows, similar: np.ndarray, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
-        """(P, 4): similarity to the history and to the latest query, by behaviour and by letters."""
-        latest = np.full(len(similar), -1)
-        order = np.argsort(-rows.age, kind="stable")
-        latest[rows.moment[order]] = rows.query[order]
-        last, has = latest[moment], latest[moment] >= 0
-        behaviour = np.zeros(len(moment))
-        behaviour[has] = np.asarray(self._similar[last[has], query[has]]).ravel()
-        texts = self.vocabulary[query[has]].tolist()
-        spoken = self.vocabulary[last[has]].tolist()
-        letters = np.zeros((len(moment), 2))
-        for column, scorer in enumerate((fuzz.token_set_ratio, fuzz.ratio)):
-            letters[has, column] = process.cpdist(spoken, texts, scorer=scorer)
-        return np.column_stack([similar[moment, query], behaviour, letters])
+    def shop(self, day: int, query: np.ndarray) -> np.ndarray:
+        """(P, 5): log shares of the shop's issues, log distinct users, of days before this one."""
+        columns = []
+        for counts in self._shop:
+            issues, users = counts.before(day)
+            columns.append(np.log((issues[query] + 0.01) / (issues.sum() + 1)))
+        return np.stack([*columns, np.log1p(users[query])], axis=1)
+
+
+def own_columns(issues: Issues, key: np.ndarray, active: np.ndarray) -> np.ndarray:
+    """(P, 9): the shopper's own issues of each query.
+
+    Args:
+        issues: by key = moment * Q + query.
+        key: (P,).
+        active: (P,) active days of the shopper.
+    """
+    at, found = _find(issues.key, key)
+
+    def take(values: np.ndarray, missing: float) -> np.ndarray:
+        return np.where(found, values[at], missing) if len(values) else np.full(len(key), missing)
+
+    count, last, first = take(issues.count, 0), take(issues.last, NEVER), take(issues.first, NEVER)
+    gap = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), NEVER)
+    decayed = [take(row, 0) for row in issues.decayed[: len(OWN_HALF_LIVES)]]
+    due, rate = last / np.maximum(gap, 0.5), count / np.maximum(active, 1)
+    return np.stack([*decayed, count, last, first, gap, due, rate], axis=1)
+
+
+def category_columns(
+    issues: Issues, category: np.ndarray, moment: np.ndarray, query: np.ndarray
+) -> np.ndarray:
+    """(P, 2): decayed issues in the query's category, days since the last.
+
+    Args:
+        issues: by key = moment * Q + query.
+        category: (Q,) number of each query's category.
+        moment: (P,).
+        query: (P,).
+    """
+    if not len(issues.key):
+        return np.tile([0.0, NEVER], (len(moment), 1))
+    queries, size = len(category), int(category.max()) + 1
+    key = issues.key // queries * size + category[issues.key % queries]
+    own = Issues(key, issues.decayed[-1:], issues.count, issues.last, issues.first).grouped()
+    at, found = _find(own.key, moment * size + category[query])
+    return np.stack([np.where(found, own.decayed[0][at], 0), np.where(found, own.last[at], NEVER)], axis=1)
+
+
+def letters(latest: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """(P, 2): rapidfuzz ratios of the texts (P,) with the latest query (P,), 0 where that is empty."""
+    has = np.flatnonzero(latest != "")
+    result = np.zeros((len(texts), 2))
+    spoken, written = latest[has].tolist(), texts[has].tolist()
+    for column, scorer in enumerate((fuzz.token_set_ratio, fuzz.ratio)):
+        result[has, column] = process.cpdist(spoken, written, scorer=scorer)
+    return result
 
 
 def _about(rows: Rows, days: np.ndarray) -> np.ndarray:
@@ -244,21 +295,6 @@ def _active_days(rows: Rows, n: int) -> np.ndarray:
     """(M,): distinct days with behaviours."""
     days = np.unique(rows.moment * 100_000 + rows.age.astype(np.int64))
     return np.bincount(days // 100_000, minlength=n)
-
-
-def _group(key: np.ndarray, age: np.ndarray, half_lives: Sequence[float]) -> _Own:
-    order = np.argsort(key, kind="stable")
-    key, age = key[order], age[order]
-    if not len(key):
-        return _Own(key, [age for _ in half_lives], key, age, age)
-    starts = np.flatnonzero(np.r_[True, np.diff(key) != 0])
-    return _Own(
-        key[starts],
-        [np.add.reduceat(0.5 ** (age / h), starts) for h in half_lives],
-        np.diff(np.r_[starts, len(key)]),
-        np.minimum.reduceat(age, starts),
-        np.maximum.reduceat(age, starts),
-    )
 
 
 def _find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -150,13 +150,17 @@ def latest(samples: pa.Table, rows: pa.Table, end_day: int, n: int) -> pa.Table:
     return late.slice(max(0, late.num_rows - n))
 
 
+def age_buckets(days: np.ndarray) -> np.ndarray:
+    """Buckets (int8) of AGE_EDGES, of ages in days of any shape."""
+    return np.searchsorted(AGE_EDGES, days).astype(np.int8)
+
+
 def recent_behaviours(
     moments: Sequence[Moment], length: int, code: Callable[[pa.ChunkedArray], np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The most recent behaviours of each moment, newest first: three arrays (N, length).
 
-    Text (int32, -1 beyond the end), age (int8 buckets of AGE_EDGES), and action (int8, from 1; 0 beyond
-    the end).
+    Text (int32, -1 beyond the end), age (float32, days), and action (int8, from 1; 0 beyond the end).
 
     Args:
         moments: N moments.
@@ -164,7 +168,7 @@ def recent_behaviours(
         code: texts (R,) -> positions (R,) in the caller's table of texts, -1 where unknown.
     """
     shape = (len(moments), length)
-    text, age, action = np.full(shape, -1, np.int32), np.zeros(shape, np.int8), np.zeros(shape, np.int8)
+    text, age, action = np.full(shape, -1, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.int8)
     actions = np.array(ACTIONS)
     for start, batch in batches(moments):
         recent = [m.history.slice(max(0, m.history.num_rows - length)) for m in batch]
@@ -175,8 +179,7 @@ def recent_behaviours(
         moment = np.repeat(np.arange(len(batch)), lengths)
         place = np.repeat(np.cumsum(lengths), lengths) - 1 - np.arange(len(moment))
         cuts = np.array([m.cut for m in batch], dtype="datetime64[us]")[moment]
-        days = (cuts - rows["ts"].to_numpy().astype("datetime64[us]")) / DAY
         text[start + moment, place] = code(rows["text"])
-        age[start + moment, place] = np.searchsorted(AGE_EDGES, days)
+        age[start + moment, place] = (cuts - rows["ts"].to_numpy().astype("datetime64[us]")) / DAY
         action[start + moment, place] = codes_in(rows["action"], actions) + 1
     return text, age, action

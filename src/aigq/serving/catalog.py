@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from aigq.serving import keys
+from aigq.serving.click_model import ClickModel
 from aigq.serving.state import CatalogPart, Current, QueryInfo, decode
 from aigq.serving.stores import Store, StoreError
 
@@ -18,6 +19,7 @@ class Catalog:
         queries: all that may be shown.
         popular: the shop's top queries.
         published_at: seconds since 1970.
+        clicks: the CTR model that was published with it.
     """
 
     def __init__(
@@ -26,8 +28,9 @@ class Catalog:
         queries: Sequence[QueryInfo] = (),
         popular: Sequence[str] = (),
         published_at: float = 0.0,
+        clicks: ClickModel | None = None,
     ) -> None:
-        self.version, self.published_at = version, published_at
+        self.version, self.published_at, self.clicks = version, published_at, clicks
         self.popular = list(popular)
         self.categories = {q.query: q.category for q in queries if q.category is not None}
         self._items = {q.query: q.items for q in queries}
@@ -48,8 +51,11 @@ async def current(store: Store) -> Current | None:
         raise StoreError(f"the pointer {keys.CURRENT} is damaged ({error}); publish again") from error
 
 
-async def load(store: Store, version: str) -> Catalog:
-    """Read a version whole. Raises StoreError when a part of it is missing or damaged."""
+async def load(store: Store, version: str, *, clicks: bool = False) -> Catalog:
+    """Read a version whole, with its CTR model if `clicks`.
+
+    Raises StoreError when a part of it is missing or damaged.
+    """
     try:
         first = decode(CatalogPart, (await store.get([keys.catalog(version, 0)]))[0])
         if first is None:
@@ -61,7 +67,8 @@ async def load(store: Store, version: str) -> Catalog:
     if any(part is None for part in rest):
         raise StoreError(f"the table {version} lacks a part; publish again or roll back")
     queries = [query for part in (first, *rest) if part is not None for query in part.queries]
-    return Catalog(version, queries, first.popular, first.published_at)
+    model = await ClickModel.load(store, version) if clicks else None
+    return Catalog(version, queries, first.popular, first.published_at, model)
 
 
 class Catalogs:
@@ -69,17 +76,18 @@ class Catalogs:
 
     Args:
         store: where tables are published.
+        clicks: whether the CTR model is read too.
     """
 
-    def __init__(self, store: Store) -> None:
-        self._store, self.now = store, Catalog()
+    def __init__(self, store: Store, *, clicks: bool = False) -> None:
+        self._store, self._clicks, self.now = store, clicks, Catalog()
 
     async def refresh(self) -> bool:
         """Load another version if the pointer names one; True if it did. Swapped when all is read."""
         pointer = await current(self._store)
         if pointer is None or pointer.version == self.now.version:
             return False
-        self.now = await load(self._store, pointer.version)
+        self.now = await load(self._store, pointer.version, clicks=self._clicks)
         return True
 
     async def follow(self, every_s: float, after: "asyncio.Event | None" = None) -> None:

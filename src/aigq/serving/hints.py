@@ -13,6 +13,7 @@ from aigq.serving import blend, channels, keys
 from aigq.serving.blend import Candidate, Hint, Proposals, Ranker, Shopper
 from aigq.serving.catalog import Catalog, Catalogs
 from aigq.serving.channels import Trigger
+from aigq.serving.click_batches import ClickBatches
 from aigq.serving.guards import Guards
 from aigq.serving.metrics import DAMAGED, GUARDED, HINTS, LEFT_OUT, ROTATED, SHED
 from aigq.serving.state import Base, Event, Live, Neighbours, Past, U2q, intact, recent
@@ -58,7 +59,7 @@ class Hints:
         store: where tables and users are.
         catalogs: the present table.
         guards: what may be shown.
-        ranker: None: reciprocal ranks with the weights of the config.
+        ranker: None: what `serving.ranker` says.
         clock: seconds since 1970.
     """
 
@@ -73,7 +74,7 @@ class Hints:
     ) -> None:
         self._config, self._serving, self._clock = config, config.serving, clock
         self._store, self._catalogs, self._guards = store, catalogs, guards
-        self._ranker = ranker
+        self._ranker, self._clicks = ranker, ClickBatches(clock)
         self._in_flight = 0
 
     async def answer(self, ask: Ask) -> Answer:
@@ -113,32 +114,48 @@ class Hints:
         ]
         shown = sorted(known.live.shown, key=lambda s: -s.at)
         shopper = Shopper(ask.user, now, past, own, shown, ask.surface, ask.locale)
-        hints = await self._blend(shopper, proposals, catalog, ask.n, end if read else 0.0)
+        base = known.base if read else None
+        hints = await self._blend(shopper, base, proposals, catalog, ask.n, end)
         for channel, count in Counter([hint.channel for hint in hints]).items():
             HINTS.labels(channel).inc(count)
         return Answer(uuid.uuid4().hex, hints)
 
     async def _blend(
-        self, shopper: Shopper, proposals: Sequence[Proposals], catalog: Catalog, n: int, end: float
+        self,
+        shopper: Shopper,
+        base: Base | None,
+        proposals: Sequence[Proposals],
+        catalog: Catalog,
+        n: int,
+        end: float,
     ) -> list[Hint]:
-        """One list. Without time left until `end` (loop time), or without a ranker: by reciprocal ranks."""
+        """One list; by reciprocal ranks where no model ranks by `end` (loop time), or without a base."""
         serving = self._serving
         wanted = [p for p in proposals if p.queries and serving.weights.get(p.channel, 0.0) > 0]
         queries = self._allowed(blend.in_turn(wanted, serving.weights), shopper, catalog)
         candidates = blend.candidates_of(queries, wanted, catalog.categories)
-        scores = await self._ranked(shopper, candidates, end)
+        scores = await self._ranked(shopper, base, catalog, candidates, end) if base and candidates else None
         if scores is None:
             scores = blend.reciprocal_ranks(candidates, serving.weights)
         chosen = blend.pick(candidates, scores, n, serving.diversity, serving.near_duplicate)
         return blend.explained(chosen, wanted, serving.weights)
 
     async def _ranked(
-        self, shopper: Shopper, candidates: Sequence[Candidate], end: float
+        self,
+        shopper: Shopper,
+        base: Base,
+        catalog: Catalog,
+        candidates: Sequence[Candidate],
+        end: float,
     ) -> Sequence[float] | None:
-        if self._ranker is None or not candidates or not end:
-            return None
         try:
-            return await in_time(["ranker"], self._ranker.score(shopper, candidates), end)
+            if self._ranker is not None:
+                return await in_time(["ranker"], self._ranker.score(shopper, candidates), end)
+            if catalog.clicks is None:
+                return None
+            reader = catalog.clicks.reader(base.taste, base.until, shopper.past)
+            queries = [candidate.query for candidate in candidates]
+            return await in_time(["ranker"], self._clicks.score(catalog.clicks, reader, queries), end)
         except Exception:  # whatever a model does, an answer never fails
             _LOGGER.exception("the ranker failed; hints are ordered by reciprocal ranks")
             LEFT_OUT.labels("ranker", "failed").inc()

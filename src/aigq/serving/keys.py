@@ -3,6 +3,7 @@
     family    key                                    value                           written by
     current   aigq:current                           Current                         publish
     catalog   aigq:catalog:VERSION:PART              CatalogPart                     publish
+    clicks    aigq:clicks:VERSION:PART               part of the CTR model           publish
     item      aigq:item:VERSION:ITEM                 ItemInfo                        publish
     x2q       aigq:x2q:VERSION:KIND:TRIGGER          Neighbours                      publish
     coclick   aigq:coclick:VERSION:QUERY             Neighbours                      publish
@@ -22,8 +23,8 @@ from typing import Final, Literal
 
 from aigq.errors import UsageError
 
-FAMILIES: Final = ("current", "catalog", "item", "x2q", "coclick", "base", "live", "u2q", "gone")
-TABLE_FAMILIES: Final = ("catalog", "item", "x2q", "coclick", "base")
+FAMILIES: Final = ("current", "catalog", "clicks", "item", "x2q", "coclick", "base", "live", "u2q", "gone")
+TABLE_FAMILIES: Final = ("catalog", "clicks", "item", "x2q", "coclick", "base")
 """Families whose keys carry a version."""
 
 CURRENT: Final = "aigq:current"
@@ -44,6 +45,11 @@ def short(name: str) -> str:
 def catalog(version: str, part: int) -> str:
     """A part of what every process holds in memory."""
     return f"aigq:catalog:{version}:{part}"
+
+
+def click_model(version: str, part: int) -> str:
+    """A part of the CTR model."""
+    return f"aigq:clicks:{version}:{part}"
 
 
 def item(version: str, item_id: str) -> str:

@@ -44,7 +44,7 @@ class Histories:
         """
         known = self._by_name.get(user) if published else None
         history = known.history if known is not None else self._none
-        shift = self._shift(now)
+        shift = days_back(now, self._day)
         after = sorted((p for p in live if p.at > self._end), key=lambda p: (p.at, p.id))
         session = history["session"][-1].as_py() + 1 if history.num_rows else 0
         rows = [_row(user, p, shift, session) for p in after]
@@ -55,10 +55,11 @@ class Histories:
         real = known.user_id if known is not None else user  # profiles go by the log's own id
         return Moment(-1 - number, real, moment, int((now - shift) // DAY_S), history)
 
-    def _shift(self, now: float) -> float:
-        """Seconds, whole days, by which live events are moved back."""
-        days = int(now // DAY_S) - self._day
-        return days * DAY_S if days > STALE_DAYS else 0.0
+
+def days_back(now: float, day: int) -> float:
+    """Seconds, whole days, by which live events are moved back; `day` is the one after the log."""
+    days = int(now // DAY_S) - day
+    return days * DAY_S if days > STALE_DAYS else 0.0
 
 
 def _row(user: str, past: Past, shift: float, session: int) -> dict[str, object]:

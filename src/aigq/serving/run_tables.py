@@ -12,10 +12,12 @@ import pyarrow.parquet as pq
 
 from aigq.config import Config
 from aigq.errors import StageError
+from aigq.models.ctr_scorer import SETTINGS_FILE
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.coclick import similarities
 from aigq.recall.histories import batches, entries_of
 from aigq.serving import keys
+from aigq.serving.click_tables import ClickTables
 from aigq.serving.state import (
     Base,
     CatalogPart,
@@ -39,6 +41,7 @@ TRIGGERED: Final = 30
 
 OWN: Final = 30
 _PART: Final = 20_000  # queries in one value
+_USERS_AT_ONCE: Final = 256
 
 
 class RunTables:
@@ -59,6 +62,9 @@ class RunTables:
         self._day = day_after(self._prepared)
         self._counts = CausalCounts(self._prepared.query_days, None)
         self._allowed = self._counts.servable(self._day, config.samples.k_users)
+        folder = run / "models" / "ctr"
+        trained = (folder / SETTINGS_FILE).exists()
+        self._clicks = ClickTables(folder, self._prepared, self._day) if trained else None
 
     def users(self) -> list[str]:
         """The names of all users with behaviours."""
@@ -71,6 +77,7 @@ class RunTables:
             "coclick": self._coclick(version),
             "x2q": self._x2q(version),
             "base": self._users(version, without),
+            "clicks": self._clicks.model(version, sorted(self._allowed)) if self._clicks else iter(()),
             "catalog": self._catalog(version),
         }
 
@@ -126,13 +133,15 @@ class RunTables:
             for moment in latest_moments(self._prepared, self._day)
             if self._name(moment.user_id) not in without
         ]
-        for _, batch in batches(moments):
+        for _, batch in batches(moments, _USERS_AT_ONCE):
             own = self._own(batch)
+            tastes = self._clicks.tastes(batch) if self._clicks else [None] * len(batch)
             for position, moment in enumerate(batch):
                 past = _past(
                     moment.history.slice(max(0, moment.history.num_rows - self._config.serving.behaviours))
                 )
-                value = Base(until, past, own[position], generations.get(moment.user_id))
+                backfill = generations.get(moment.user_id)
+                value = Base(until, past, own[position], backfill, tastes[position])
                 yield keys.base(version, self._name(moment.user_id)), value
 
     def _own(self, batch: Sequence[Moment]) -> list[list[Own]]:

@@ -32,7 +32,7 @@ class Service:
         store: tables and users.
         log: where events go.
         api_keys: None: no key is needed.
-        ranker: None: reciprocal ranks.
+        ranker: None: what `serving.ranker` says.
         profane: a classifier of texts for the guards.
     """
 
@@ -48,7 +48,7 @@ class Service:
         self.config, self.store, self.log = config, store, log
         self.name = keys.user_names(config.serving.hash_users_with)
         self.access = Access(api_keys)
-        self.catalogs = Catalogs(store)
+        self.catalogs = Catalogs(store, clicks=config.serving.ranker == "ctr")
         self.hints = Hints(config, store, self.catalogs, Guards(config.serving, profane), ranker)
         self.impressions = Impressions(log)
 

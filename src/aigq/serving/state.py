@@ -93,16 +93,34 @@ class Generation(msgspec.Struct, array_like=True, frozen=True):
     hints: list[Suggestion]
 
 
+class Taste(msgspec.Struct, array_like=True, frozen=True):
+    """What the CTR model reads of a published history; the arrays are those of `click_tables`.
+
+    Counts of behaviours with a query and of days that have some, days since the latest, that query's number
+    (-1: none), the profile features that are 1, own issues, similar queries, and the latest behaviours.
+    """
+
+    behaviours: int
+    active_days: int
+    idle_days: float
+    latest: int
+    profile: list[int]
+    issues: bytes
+    similar: bytes
+    recent: bytes
+
+
 class Base(msgspec.Struct, array_like=True, frozen=True):
     """The published history of a user up to `until`; `past` holds its end, oldest first.
 
-    `backfill` is the list that `aigq generate u2q` wrote for everybody.
+    `backfill` is the list that `aigq generate u2q` wrote for everybody, `taste` what the CTR model reads.
     """
 
     until: float = 0.0
     past: list[Past] = []
     own: list[Own] = []
     backfill: Generation | None = None
+    taste: Taste | None = None
 
 
 class U2q(msgspec.Struct, array_like=True, frozen=True):

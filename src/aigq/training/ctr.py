@@ -1,10 +1,12 @@
 """The stage `aigq train ctr`: a calibrated click model, judged on later days beside gradient-boosted trees.
 
-RUN/models/ctr/           model.onnx, texts.npz, model.json: what models/ctr_scorer.py reads; weights.pt:
+RUN/models/ctr/           model.onnx, texts.npz, model.json: what models/ctr_scorer.py reads; served.onnx,
+                          projection.npz: what `aigq publish` takes; weights.pt:
                           to train on from; training.json: the summary
 RUN/models/ctr/training/  checkpoint, best weights and log
 """
 
+import copy
 import json
 import math
 import time
@@ -22,7 +24,14 @@ from aigq.errors import ConfigError, StageError
 from aigq.evaluation.clicks import judge, log_loss
 from aigq.models.ctr import POSITIONS, ClickNet, Inputs, export, quantile_edges
 from aigq.models.ctr_inputs import Recent, TextTable, pad, plain_columns
-from aigq.models.ctr_scorer import MODEL_FILE, SETTINGS_FILE, Calibration, folder_of
+from aigq.models.ctr_scorer import (
+    MODEL_FILE,
+    PROJECTION_FILE,
+    SERVED_FILE,
+    SETTINGS_FILE,
+    Calibration,
+    folder_of,
+)
 from aigq.prepared import Prepared
 from aigq.progress import note, task
 from aigq.training import checkpoints
@@ -296,6 +305,7 @@ def _write(
     folder: Path, model: ClickNet, data: ClickData, config: Config, calibration: Calibration, unknown: float
 ) -> None:
     export(model, folder / MODEL_FILE, config.ctr.behaviours)
+    _export_served(model, folder, config.ctr.behaviours)
     data.texts.save(folder)
     with (folder / WEIGHTS_FILE).open("wb") as file:
         torch.save(model.state_dict(), file)
@@ -310,3 +320,17 @@ def _write(
         "encoder": config.encoder.name,
     }
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def _export_served(model: ClickNet, folder: Path, behaviours: int) -> None:
+    """The projection of texts, and the model that reads projected ones."""
+    project = model.project
+    weight, bias = (p.detach().numpy() for p in (project.weight, project.bias))
+    with (folder / PROJECTION_FILE).open("wb") as file:
+        np.savez(file, weight=weight, bias=bias)
+    served = copy.deepcopy(model)
+    served.project = torch.nn.Linear(len(bias), len(bias))
+    with torch.no_grad():
+        served.project.weight.copy_(torch.eye(len(bias)))
+        served.project.bias.zero_()
+    export(served, folder / SERVED_FILE, behaviours)

@@ -1,0 +1,74 @@
+"""The CTR model for requests that wait at the same time: one run of the network for all of them.
+
+While the network runs, in a thread that needs no Python, the event loop reads stores for the next requests.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final, NamedTuple
+
+from aigq.serving.click_model import ClickModel, Reader
+from aigq.serving.stores.store import Clock
+
+AT_ONCE: Final = 32
+
+
+class _Asked(NamedTuple):
+    model: ClickModel
+    reader: Reader
+    queries: Sequence[str]
+    answer: "asyncio.Future[list[float]]"
+
+
+class ClickBatches:
+    """Collects what requests ask for.
+
+    Args:
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._waiting: deque[_Asked] = deque()
+        self._thread = ThreadPoolExecutor(1, "aigq-clicks")
+        self._work: asyncio.Task[None] | None = None
+
+    async def score(self, model: ClickModel, reader: Reader, queries: Sequence[str]) -> list[float]:
+        """p_hat of each query for one shopper; raises what the model raises."""
+        loop = asyncio.get_running_loop()
+        asked = _Asked(model, reader, queries, loop.create_future())
+        self._waiting.append(asked)
+        if self._work is None or self._work.done():
+            self._work = loop.create_task(self._run())
+        return await asked.answer
+
+    async def _run(self) -> None:
+        while batch := self._next():
+            try:
+                await self._answer(batch)
+            except Exception as error:  # goes to those who asked, and each of them does without
+                for asked in batch:
+                    if not asked.answer.done():
+                        asked.answer.set_exception(error)
+
+    def _next(self) -> list[_Asked]:
+        """The requests that wait longest, of one model; those that gave up are dropped."""
+        batch: list[_Asked] = []
+        while self._waiting and len(batch) < AT_ONCE:
+            if batch and self._waiting[0].model is not batch[0].model:
+                break  # a new version was switched on in between
+            asked = self._waiting.popleft()
+            if not asked.answer.done():
+                batch.append(asked)
+        return batch
+
+    async def _answer(self, batch: Sequence[_Asked]) -> None:
+        model, queries = batch[0].model, [asked.queries for asked in batch]
+        feed, known = model.feed([asked.reader for asked in batch], queries, self._clock())
+        found = await asyncio.get_running_loop().run_in_executor(self._thread, model.run, feed)
+        rows = model.lists(found, known, [len(part) for part in queries])
+        for asked, row in zip(batch, rows, strict=True):
+            if not asked.answer.done():
+                asked.answer.set_result(row.tolist())

@@ -1,0 +1,272 @@
+"""The published CTR model in a process of the service: p_hat of the candidates of many requests at once.
+
+p_hat(q | u) = sigmoid(a z + b): METHOD section 5. The published history of a shopper is aged to now, what
+happened since is added to it. Features are those of `recall/features.py`, from the same functions.
+"""
+
+import asyncio
+import json
+import math
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+import numpy as np
+from scipy import sparse
+
+from aigq.models.ctr_inputs import hashed, pad
+from aigq.models.ctr_scorer import Calibration
+from aigq.recall.features import (
+    HALF_LIVES,
+    NEVER,
+    OWN_HALF_LIVES,
+    Issues,
+    category_columns,
+    letters,
+    own_columns,
+)
+from aigq.recall.histories import ACTIONS, age_buckets
+from aigq.serving import keys
+from aigq.serving.click_tables import BEHAVIOUR, ISSUE, SIMILAR
+from aigq.serving.live_history import DAY_S, days_back
+from aigq.serving.state import Past, Taste
+from aigq.serving.stores import Store, StoreError
+
+_ACTION: Final = {action: number for number, action in enumerate(ACTIONS, start=1)}
+_NOBODY: Final = Taste(0, 0, NEVER, -1, [], b"", b"", b"")
+_PART: Final = msgspec.msgpack.Decoder(tuple[int, bytes])
+
+
+class Reader(NamedTuple):
+    """A shopper as the model reads one: the published part up to `until`, then `since`, newest first."""
+
+    taste: Taste
+    since: Sequence[Past]
+    latest: str | None  # the latest query of both
+
+
+class ClickModel:
+    """Click probabilities from a published version.
+
+    Args:
+        tensors: what `ClickTables` wrote.
+    """
+
+    def __init__(self, tensors: dict[str, np.ndarray]) -> None:
+        import onnxruntime
+
+        settings = json.loads(tensors["settings"].tobytes())
+        self._day, self._near, self._behaviours = (settings[k] for k in ("day", "near", "behaviours"))
+        self._n_profile, self._unknown = settings["profile"], settings["unknown"]
+        self._calibration = Calibration(**settings["calibration"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1  # requests are what runs in parallel
+        self._session = onnxruntime.InferenceSession(
+            tensors["onnx"].tobytes(), options, providers=["CPUExecutionProvider"]
+        )
+        names = json.loads(tensors["names"].tobytes())
+        self._code: dict[str, int] = dict(zip(names, tensors["codes"].tolist(), strict=True))
+        order = np.argsort(tensors["text_keys"])
+        self._text_keys, self._text_rows = tensors["text_keys"][order], order
+        self._vectors = tensors["vectors"].astype(np.float32)  # (T + 1, h), the last is of unknown texts
+        self._text_of_query, self._category = tensors["text_of_query"], tensors["category"]
+        self._shop, self._popular = tensors["shop"], tensors["popular"]
+        size = len(self._category)
+        similar = tuple(tensors[f"similar_{part}"] for part in ("data", "indices", "indptr"))
+        self._similar = sparse.csr_matrix(similar, shape=(size, size))
+
+    @classmethod
+    async def load(cls, store: Store, version: str) -> "ClickModel | None":
+        """Read a version's model; None where it was published without one.
+
+        Raises:
+            StoreError: a part is missing or damaged, or the store does not answer.
+        """
+        from safetensors.numpy import load
+
+        try:
+            first = (await store.get([keys.click_model(version, 0)]))[0]
+            if first is None:
+                return None
+            count, part = _PART.decode(first)
+            rest = await store.get([keys.click_model(version, number) for number in range(1, count)])
+            parts = [part, *(_PART.decode(value)[1] for value in rest if value is not None)]
+            if len(parts) != count:
+                raise StoreError(f"the CTR model of {version} lacks a part; publish again or roll back")
+            return await asyncio.to_thread(lambda: cls(load(b"".join(parts))))
+        except (msgspec.DecodeError, KeyError, ValueError) as error:
+            raise StoreError(f"the CTR model of {version} is damaged ({error}); publish again") from error
+
+    def reader(self, taste: Taste | None, until: float, past: Sequence[Past]) -> Reader:
+        """A shopper; `past` are all behaviours, newest first, `until` where the published part ends."""
+        since = [p for p in past if p.at > until]
+        return Reader(taste or _NOBODY, since, next((p.query for p in past if p.query), None))
+
+    def feed(
+        self, readers: Sequence[Reader], queries: Sequence[Sequence[str]], now: float
+    ) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Inputs of the network for M shoppers, and which of their C candidates it knows (M, C)."""
+        sizes = np.array([len(texts) for texts in queries])
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        texts = np.array([text for part in queries for text in part], dtype=object)
+        code = np.array([self._code.get(text, -1) for text in texts], dtype=np.int64)
+        moment = np.repeat(np.arange(len(readers)), sizes)
+        query = np.maximum(code, 0)
+        plain = self._plain(readers, moment, query, texts, now)
+        recent = self._recent(readers, now)
+        text = pad(self._text_of_query[query], starts, fill=-1)
+        feed = {
+            "behaviour": self._vectors[recent["text"]],
+            "age": age_buckets(recent["age"]).astype(np.int64),
+            "action": recent["action"].astype(np.int64),
+            "query": self._vectors[text],
+            "plain": pad(plain, starts),
+        }
+        return feed, pad(code >= 0, starts, fill=False)
+
+    def run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
+        """p_hat (M, C). Lets other threads go on while it computes."""
+        logits = self._session.run(["logits"], feed)[0]  # (M, C, E)
+        return self._calibration(logits.mean(axis=2))
+
+    def probabilities(
+        self, readers: Sequence[Reader], queries: Sequence[Sequence[str]], now: float
+    ) -> list[np.ndarray]:
+        """p_hat (n_i,) of the candidates of each shopper."""
+        feed, known = self.feed(readers, queries, now)
+        return self.lists(self.run(feed), known, [len(texts) for texts in queries])
+
+    def lists(self, found: np.ndarray, known: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+        """Rows of the probabilities, a published constant where the model does not know the query."""
+        filled = np.where(known, found, self._unknown)
+        return [row[:size] for row, size in zip(filled, sizes, strict=True)]
+
+    def _plain(
+        self, readers: Sequence[Reader], moment: np.ndarray, query: np.ndarray, texts: np.ndarray, now: float
+    ) -> np.ndarray:
+        """(P, F) in the order of `ctr_inputs.plain_columns`."""
+        size, days = len(self._category), self._days_since(now)
+        issues, live = self._issues(readers, days, now)
+        about = self._about(readers, live, days)
+        similar, nearest = self._similarities(readers, live, days)
+        like = np.asarray(similar[moment, query]).ravel() if len(moment) else np.zeros(0)
+        last = self._latest(readers)[moment]
+        has = np.flatnonzero(last >= 0)
+        to_last = np.zeros(len(moment))
+        to_last[has] = np.asarray(self._similar[last[has], query[has]]).ravel()
+        spoken = np.array([reader.latest or "" for reader in readers], dtype=object)[moment]
+        own = own_columns(issues, moment * size + query, about[moment, 1])
+        flags = np.zeros((len(readers), self._n_profile), np.float32)
+        for row, reader in enumerate(readers):
+            flags[row, reader.taste.profile] = 1.0
+        columns = [
+            own,
+            category_columns(issues, self._category, moment, query),
+            self._shop[query],
+            np.column_stack([like, to_last, letters(spoken, texts)]),
+            about[moment],
+            np.column_stack([own[:, 3] > 0, self._popular[query], (like > 0) & (like >= nearest[moment])]),
+            flags[moment],
+        ]
+        return np.hstack(columns).astype(np.float32)
+
+    def _days_since(self, now: float) -> float:
+        """Days from the day after the published log to now, in the log's own time where it is stale."""
+        return float((now - days_back(now, self._day)) / DAY_S - self._day)
+
+    def _issues(self, readers: Sequence[Reader], days: float, now: float) -> tuple[Issues, Issues]:
+        """Issues by moment * Q + query: all of them, and those since the log was published."""
+        size = len(self._category)
+        live = [
+            (row * size + code, (now - p.at) / DAY_S)
+            for row, reader in enumerate(readers)
+            for p in reader.since
+            if p.query and (code := self._code.get(p.query, -1)) >= 0
+        ]
+        key, age = (np.array(column) for column in zip(*live, strict=True)) if live else _NOTHING
+        since = Issues.of(key.astype(np.int64), np.maximum(age, 0.0))
+        rows = [np.frombuffer(reader.taste.issues, ISSUE) for reader in readers]
+        old = np.concatenate(rows)
+        owner = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+        aged = 0.5 ** (days / np.array(HALF_LIVES)[:, None])
+        both = Issues(
+            np.concatenate([owner * size + old["query"], since.key]),
+            np.hstack([old["decayed"].T * aged, since.decayed]),
+            np.concatenate([old["count"], since.count]),
+            np.concatenate([old["last"] + days, since.last]),
+            np.concatenate([old["first"] + days, since.first]),
+        )
+        return (both.grouped() if len(since.key) else both), since
+
+    def _about(self, readers: Sequence[Reader], live: Issues, days: float) -> np.ndarray:
+        """(M, 4): behaviours, active days, days since the latest, weekday (0 is Thursday)."""
+        size, m = len(self._category), len(readers)
+        tastes = [reader.taste for reader in readers]
+        owner = live.key // size
+        active = {(o, int(age)) for o, age in zip(owner.tolist(), live.last.tolist(), strict=True)}
+        more = np.bincount([o for o, _ in active], minlength=m) if active else np.zeros(m)
+        idle = np.array([t.idle_days + days if t.behaviours else NEVER for t in tastes])
+        np.minimum.at(idle, owner, live.last)
+        return np.stack(
+            [
+                np.array([t.behaviours for t in tastes]) + np.bincount(owner, live.count, m),
+                np.array([t.active_days for t in tastes]) + more,
+                idle,
+                np.full(m, (self._day + math.floor(days)) % 7),
+            ],
+            axis=1,
+        )
+
+    def _similarities(
+        self, readers: Sequence[Reader], live: Issues, days: float
+    ) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """(M, Q) similarity to the history, and (M,) that of the last query that counts as near."""
+        size, m = len(self._category), len(readers)
+        rows = [np.frombuffer(reader.taste.similar, SIMILAR) for reader in readers]
+        old = np.concatenate(rows)
+        owner = np.repeat(np.arange(m), [len(part) for part in rows])
+        aged = old["value"].astype(np.float64) * 0.5 ** (days / OWN_HALF_LIVES[-1])
+        similar = sparse.csr_matrix((aged, (owner, old["query"])), shape=(m, size))
+        if len(live.key):
+            decayed = live.decayed[len(OWN_HALF_LIVES) - 1]
+            history = sparse.csr_matrix((decayed, (live.key // size, live.key % size)), shape=(m, size))
+            similar = (similar + history @ self._similar).tocsr()
+        nearest = np.zeros(m)
+        for row in range(m):
+            values = similar.data[similar.indptr[row] : similar.indptr[row + 1]]
+            if len(values) > self._near:
+                nearest[row] = np.partition(values, -self._near)[-self._near]
+        return similar, nearest
+
+    def _latest(self, readers: Sequence[Reader]) -> np.ndarray:
+        """(M,) numbers of the latest queries, -1 where there is none or it is not published."""
+        since = (any(p.query for p in reader.since) for reader in readers)
+        return np.array(
+            [
+                self._code.get(reader.latest or "", -1) if live else reader.taste.latest
+                for reader, live in zip(readers, since, strict=True)
+            ]
+        )
+
+    def _recent(self, readers: Sequence[Reader], now: float) -> np.ndarray:
+        """BEHAVIOUR rows (M, L), newest first; text -1 and action 0 beyond the history."""
+        rows = np.zeros((len(readers), self._behaviours), BEHAVIOUR)
+        rows["text"] = -1
+        days = self._days_since(now)
+        for row, reader in enumerate(readers):
+            since = reader.since[: self._behaviours]
+            for place, p in enumerate(since):
+                rows[row, place] = (self._text(p.text), (now - p.at) / DAY_S, _ACTION[p.action])
+            old = np.frombuffer(reader.taste.recent, BEHAVIOUR)[: self._behaviours - len(since)]
+            part = rows[row, len(since) : len(since) + len(old)]
+            part["text"], part["action"] = old["text"], old["action"]
+            part["age"] = old["age"] + days
+        return rows
+
+    def _text(self, text: str) -> int:
+        key = np.uint64(hashed(text))
+        at = int(np.searchsorted(self._text_keys, key))
+        return int(self._text_rows[at]) if at < len(self._text_keys) and self._text_keys[at] == key else -1
+
+
+_NOTHING: Final[tuple[np.ndarray, np.ndarray]] = (np.zeros(0, np.int64), np.zeros(0))
