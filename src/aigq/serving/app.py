@@ -23,7 +23,7 @@ from aigq.serving.access import Refused, Role
 from aigq.serving.catalog import current
 from aigq.serving.events import EventError, UbiEvent, parse_event, shopper
 from aigq.serving.hints import Ask
-from aigq.serving.metrics import PUBLISHED, REJECTED, REQUESTS, SECONDS
+from aigq.serving.metrics import REJECTED, REQUESTS, SECONDS
 from aigq.serving.service import Service
 from aigq.serving.state import Event
 from aigq.serving.stores import StoreError
@@ -200,7 +200,6 @@ async def readyz(request: Request[Any, Any, Any]) -> Health:
         raise Refused(503, "the store does not answer") from error
     if pointer is None or not here.catalogs.now.version:
         raise Refused(503, "no table is published; run `aigq publish`")
-    PUBLISHED.set(here.catalogs.now.published_at)
     return Health("ok", __version__, here.catalogs.now.version)
 
 

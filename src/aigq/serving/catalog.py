@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import msgspec
 
 from aigq.serving import keys
+from aigq.serving.metrics import PUBLISHED
 from aigq.serving.state import CatalogPart, Current, QueryInfo, Suggestion, decode
 from aigq.serving.stores import Store, StoreError
 
@@ -80,6 +81,7 @@ class Catalogs:
         if pointer is None or pointer.version == self.now.version:
             return False
         self.now = await load(self._store, pointer.version)
+        PUBLISHED.set(self.now.published_at)
         return True
 
     async def follow(self, every_s: float, after: "asyncio.Event | None" = None) -> None:
