@@ -83,7 +83,7 @@ ROWS: Final[dict[str, list[Panel]]] = {
                 (rate("aigq_shed_total", "what"), "shed {{what}}"),
                 (rate("aigq_damaged_values_total", "family"), "damaged {{family}}"),
             ],
-            "shed hints: above max_in_flight. shed signal: waited longer than max_age_s. Damaged store values.",
+            "Shed: above max_in_flight requests, or a signal older than max_age_s. Damaged: store values.",
         ),
     ],
     "Events": [
@@ -144,7 +144,7 @@ ROWS: Final[dict[str, list[Panel]]] = {
                 (rate("aigq_signals_not_generated_total", "why"), "signal: {{why}}"),
                 ("sum(rate(aigq_dead_letters_total[$__rate_interval]))", "set aside"),
             ],
-            "budget: more than budget_per_hour for one shopper. Set aside: unreadable, or the generator failed.",
+            "budget: above budget_per_hour of a shopper. Set aside: unreadable, or no list could be made.",
         ),
     ],
 }
