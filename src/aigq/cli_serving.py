@@ -1,7 +1,6 @@
 """The verbs of the online part: publish, serve, nearline."""
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -85,12 +84,13 @@ def nearline(
     metrics_port: Annotated[int | None, Parameter(help="Serve Prometheus metrics on this port.")] = None,
 ) -> int:
     """Write new lists for shoppers soon after they did something that matters. Start as many as needed."""
+    from aigq.serving import logs
     from aigq.serving.server import default_urls
 
     run = common.open()
     need(run, "prepare")
     default_store, default_log = default_urls(run.folder)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logs.configure(run.config.serving.log_format)
     if metrics_port is not None:
         from prometheus_client import start_http_server
 

@@ -1,10 +1,13 @@
 """The section `serving` of the config."""
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
 from aigq.config_base import Section
+
+LogFormat = Literal["text", "json"]
 
 
 class NearlineConfig(Section):
@@ -80,4 +83,7 @@ class ServingConfig(Section):
     )
     cors_origins: list[str] = Field([], description="origins whose pages may call the API")
     log_days: float = Field(7.0, gt=0, description="events stay in the log for so long")
+    log_format: LogFormat = Field(
+        "text", description="of what `serve` and `nearline` write on stderr; json: one object a line"
+    )
     nearline: NearlineConfig = NearlineConfig()

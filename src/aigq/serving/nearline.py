@@ -115,7 +115,10 @@ class Worker:
             for work in (leases, chores):
                 work.cancel()
             await asyncio.gather(leases, chores, return_exceptions=True)
-            await self._log.release(GROUP, self._name)
+            try:
+                await self._log.release(GROUP, self._name)
+            except LogError as error:
+                _LOGGER.warning("%s; the leases end by themselves", error)
 
     async def _first_table(self, stop: asyncio.Event) -> None:
         """Wait for a published table: without it no event can be described."""
