@@ -339,10 +339,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if debug or (error.name or "aigq").startswith("aigq"):
             raise
-        note(
-            f"aigq: no package {error.name} is installed; pip install 'aigq[demo]', or see `aigq doctor`",
-            ERROR,
-        )
+        missing = f"the package {error.name} is not installed"
+        note(f"aigq: {missing}; pip install 'aigq[demo]', or see `aigq doctor`", ERROR)
         return FAILED
     except Exception as error:
         if debug or not is_disk_full(error):
