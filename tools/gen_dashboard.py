@@ -1,7 +1,7 @@
 """Writes deploy/grafana/dashboards/aigq.json, the Grafana dashboard of the service and the worker.
 
 `python tools/gen_dashboard.py`. A panel is one line of ROWS: title, unit, and what is drawn, as (PromQL,
-legend). tests/deploy/test_monitoring.py checks the committed file and every metric that it names.
+legend). tests/serving/test_monitoring.py checks the committed file and every metric that it names.
 """
 
 import json

@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 StoreUrl = Annotated[
     str | None,
-    Parameter(help="lmdb:PATH, redis://[:PASSWORD@]HOST:PORT/DB, rediss://... Default: lmdb:RUN/store."),
+    Parameter(
+        env_var="AIGQ_STORE",
+        help="lmdb:PATH, redis://[:PASSWORD@]HOST:PORT/DB, rediss://... Default: lmdb:RUN/store.",
+    ),
 ]
 LogUrl = Annotated[
-    str | None, Parameter(help="sqlite:PATH or redis://... Default: sqlite:RUN/events.sqlite.")
+    str | None,
+    Parameter(env_var="AIGQ_LOG", help="sqlite:PATH or redis://... Default: sqlite:RUN/events.sqlite."),
 ]
 
 
@@ -82,6 +86,9 @@ def nearline(
     store: StoreUrl = None,
     log: LogUrl = None,
     metrics_port: Annotated[int | None, Parameter(help="Serve Prometheus metrics on this port.")] = None,
+    metrics_host: Annotated[
+        str, Parameter(help="Address of that port; metrics name no shoppers.")
+    ] = "127.0.0.1",
 ) -> int:
     """Write new lists for shoppers soon after they did something that matters. Start as many as needed."""
     from aigq.serving import logs
@@ -94,7 +101,7 @@ def nearline(
     if metrics_port is not None:
         from prometheus_client import start_http_server
 
-        start_http_server(metrics_port, "127.0.0.1")
+        start_http_server(metrics_port, metrics_host)
     worker, close = _worker(run, store or default_store, log or default_log)
     asyncio.run(_until_stopped(worker, close))
     return DONE
