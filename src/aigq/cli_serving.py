@@ -91,13 +91,14 @@ def nearline(
     ] = "127.0.0.1",
 ) -> int:
     """Write new lists for shoppers soon after they did something that matters. Start as many as needed."""
-    from aigq.serving import logs
+    from aigq.serving import logs, tracing
     from aigq.serving.server import default_urls
 
     run = common.open()
     need(run, "prepare")
     default_store, default_log = default_urls(run.folder)
     logs.configure(run.config.serving.log_format)
+    tracing.start("aigq-nearline")
     if metrics_port is not None:
         from prometheus_client import start_http_server
 
@@ -156,10 +157,13 @@ def _worker(run: Run, store_url: str, log_url: str) -> tuple["Worker", Any]:
 
 
 async def _until_stopped(worker: "Worker", close: Any) -> None:
+    from aigq.serving import tracing
+
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    try:
-        await worker.run(stop)
-    finally:
-        await close()
+    async with tracing.running():
+        try:
+            await worker.run(stop)
+        finally:
+            await close()

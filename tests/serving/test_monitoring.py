@@ -121,6 +121,13 @@ def test_alerts_are_complete():
         assert rule["annotations"]["summary"]
 
 
+def test_the_guide_explains_every_alert_and_metric():
+    guide = (ROOT / "docs" / "operations.md").read_text()
+    assert [rule["alert"] for rule in alerts() if f"- **{rule['alert']}**: " not in guide] == []
+    bases = {re.sub(r"_(total|bucket|count|sum)$", "", name) for name in existing() if name != "up"}
+    assert [name for name in bases if f"`{name}`" not in guide] == []
+
+
 def test_prometheus_reads_the_alerts_and_both_processes():
     config = yaml.safe_load((PROMETHEUS / "prometheus.yaml").read_text())
     assert [(PROMETHEUS / file).exists() for file in config["rule_files"]] == [True]

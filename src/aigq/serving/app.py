@@ -18,7 +18,7 @@ from litestar.params import Parameter
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
 
 from aigq import __version__
-from aigq.serving import users
+from aigq.serving import tracing, users
 from aigq.serving.access import Refused, Role
 from aigq.serving.catalog import current
 from aigq.serving.events import EventError, UbiEvent, parse_event, shopper
@@ -218,7 +218,8 @@ def create_app(here: Service, others: Sequence[Router] = ()) -> Litestar:
     serving = here.config.serving
     app = Litestar(
         [get_hints, post_events, delete_user, healthz, readyz, metrics, *others],
-        lifespan=[here.running],
+        lifespan=[tracing.running, here.running],
+        middleware=[tracing.requests] if tracing.wanted() else [],
         request_max_body_size=serving.max_body_kb * 1024,
         cors_config=_cors(serving.cors_origins),
         openapi_config=OpenAPIConfig("aigq", __version__, render_plugins=[JsonRenderPlugin()]),

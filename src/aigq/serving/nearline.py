@@ -50,6 +50,7 @@ from aigq.serving.state import (
 )
 from aigq.serving.stores import Store, StoreError
 from aigq.serving.streams import EventLog, LeaseLost, LogError, Record
+from aigq.serving.tracing import traced
 
 Generate = Callable[[Sequence[Moment], int], list[list[Hint]]]
 GROUP: Final = "nearline"
@@ -219,6 +220,7 @@ class Worker:
         for one in batch:
             self._done(one)
 
+    @traced("nearline.lists")
     async def _lists(self, batch: Sequence[Pending]) -> None:
         now, names = time.time(), [one.user for one in batch]
         gone = await users.erased_at(self._store, names)

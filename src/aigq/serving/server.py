@@ -11,7 +11,7 @@ from typing import Any, Final
 from aigq.config import Config, parse
 from aigq.errors import UsageError
 from aigq.progress import note
-from aigq.serving import logs
+from aigq.serving import logs, tracing
 from aigq.serving.access import read_keys
 
 _SETTINGS: Final = "AIGQ_SERVE"
@@ -83,6 +83,7 @@ def check(config: Config, store: str, log: str, host: str, workers: int) -> None
         )
     user_names(config.serving.hash_users_with)
     Guards(config.serving)
+    tracing.wanted()
     asyncio.run(_open_and_close(store, log))
 
 
@@ -114,6 +115,7 @@ def create() -> Any:
     settings = json.loads(os.environ[_SETTINGS])
     config = parse(settings["config"])
     logs.configure(config.serving.log_format)
+    tracing.start("aigq-serve")
     api_keys = read_keys(config.serving.keys_file)
     service = Service(config, open_store(settings["store"]), open_log(settings["log"]), api_keys)
     return create_app(service, routes(service) if settings["demo"] else ())
