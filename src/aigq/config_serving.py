@@ -8,6 +8,10 @@ from pydantic import Field
 from aigq.config_base import Section
 
 LogFormat = Literal["text", "json"]
+ProfaneLanguage = Literal[
+    "ar", "cs", "da", "de", "en", "eo", "es", "fa", "fi", "fr", "hi", "hu",
+    "it", "ja", "ko", "nl", "no", "pl", "pt", "ru", "sv", "th", "tr", "zh",
+]  # fmt: skip
 
 
 class NearlineConfig(Section):
@@ -56,6 +60,11 @@ class ServingConfig(Section):
     )
     allowlist: Path | None = Field(
         None, description="file of queries that are shown whatever the k-user rule says, one a line"
+    )
+    profanity: list[ProfaneLanguage] = Field(
+        [],
+        description="languages (de, en, ...) whose profane words no hint may hold, unless the allowlist has "
+        "the query; needs the extra profanity",
     )
     max_characters: int = Field(80, ge=1, description="longest hint")
     scripts: list[str] = Field(

@@ -1,8 +1,9 @@
 """OpenTelemetry traces of `aigq serve` and `aigq nearline`, only where the environment names a receiver.
 
 The variables are OpenTelemetry's own: OTEL_EXPORTER_OTLP_ENDPOINT (or ..._TRACES_ENDPOINT) switches traces
-on, OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER and the others are read by its SDK. Without them nothing of
-it is imported. Litestar's own plugin is not used: it writes addresses with user ids into spans. A span of ours holds a route, a status and times, and no exception's message.
+on; OTEL_EXPORTER_OTLP_HEADERS, OTEL_TRACES_SAMPLER and the others are read by its SDK. Without them nothing
+of it is imported. Litestar's own plugin is not used: it writes addresses with user ids into spans. A span of
+ours holds a route, a status and times, and no exception's message.
 """
 
 import asyncio
