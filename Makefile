@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install -q -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo test test-slow lint audit docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/aigq demo
@@ -22,6 +22,9 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+audit: $(VENV)/.dev
+	$(BIN)/python tools/audit.py $(AIGQ_AUDIT)
 
 docs: $(VENV)/.dev
 	$(BIN)/python tools/gen_docs.py

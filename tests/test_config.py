@@ -62,6 +62,44 @@ def test_a_wrong_override_says_what_to_do(minimal, override, message):
     assert message in str(raised.value)
 
 
+def test_the_environment_counts_over_the_file_and_set_over_both(minimal, monkeypatch):
+    monkeypatch.setenv("AIGQ__SFT__EPOCHS", "7")
+    monkeypatch.setenv("AIGQ__EVALUATION__KS", "[5, 20]")
+    monkeypatch.setenv("AIGQ__NAME", "ours")
+    monkeypatch.setenv("AIGQ_DEBUG", "1")  # not a key
+    loaded = config.load(minimal, ["name=mine"])
+    assert (loaded.sft.epochs, loaded.evaluation.ks, loaded.name) == (7.0, [5, 20], "mine")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("AIGQ__SFT__EPOCH", "3", "AIGQ__SFT__EPOCH: unknown key sft.epoch; did you mean epochs?"),
+        ("AIGQ__SFTT__EPOCHS", "3", "AIGQ__SFTT__EPOCHS: unknown key sftt; did you mean sft?"),
+        ("AIGQ__SERVING__DEADLINE_MS", "fast", "AIGQ__SERVING__DEADLINE_MS: serving.deadline_ms: "),
+        ("AIGQ__EVALUATION__KS", "[1, x]", "AIGQ__EVALUATION__KS: evaluation.ks.1: "),
+        ("AIGQ__SERVING", "3", "AIGQ__SERVING: serving: "),
+        ("AIGQ__SEED__X", "3", "AIGQ__SEED__X: seed is a value, not a section"),
+        ("AIGQ__NAME", "[", "AIGQ__NAME: the value is not YAML"),
+        ("AIGQ__", "3", "AIGQ__: unknown key"),
+    ],
+)
+def test_a_wrong_variable_is_named(tmp_path, monkeypatch, name, value, message):
+    path = tmp_path / "shop.yaml"
+    path.write_text(yaml.safe_dump({**MINIMAL, "seed": 1}))
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigError) as raised:
+        config.load(path)
+    assert message in str(raised.value)
+
+
+def test_what_set_overrides_is_not_blamed_on_the_environment(minimal, monkeypatch):
+    monkeypatch.setenv("AIGQ__SFT__EPOCHS", "many")
+    assert config.load(minimal, ["sft.epochs=3"]).sft.epochs == 3
+    with pytest.raises(ConfigError, match=r"^--set sft.epochs=-1: sft.epochs: "):
+        config.load(minimal, ["sft.epochs=-1"])
+
+
 @pytest.mark.parametrize(
     ("content", "message"), [("- a\n- b\n", "must hold"), ("a: [", "is not YAML"), ("name: x\n", "split")]
 )

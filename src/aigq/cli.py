@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from logging import ERROR
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -325,29 +326,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(tokens)
     except CycloptsError as error:
-        note(f"aigq: {' '.join(str(error).split())} See aigq --help.")
+        note(f"aigq: {' '.join(str(error).split())} See aigq --help.", ERROR)
         return WRONG_USE
     except AigqError as error:
         if debug:
             raise
-        note(f"aigq: {error}")
+        note(f"aigq: {error}", ERROR)
         return error.exit_code
     except KeyboardInterrupt:
-        note(f"aigq: interrupted; {_how_to_resume(tokens)}")
+        note(f"aigq: interrupted; {_how_to_resume(tokens)}", ERROR)
         return INTERRUPTED
     except ModuleNotFoundError as error:
         if debug or (error.name or "aigq").startswith("aigq"):
             raise
-        note(
-            f"aigq: the package {error.name} is not installed; pip install 'aigq[demo]', or see `aigq doctor`"
-        )
+        missing = f"the package {error.name} is not installed"
+        note(f"aigq: {missing}; pip install 'aigq[demo]', or see `aigq doctor`", ERROR)
         return FAILED
     except Exception as error:
         if debug or not is_disk_full(error):
             raise
         note(
             "aigq: the disk is full (or that of temporary files, see TMPDIR); free some space and run the "
-            "same command again, finished stages are kept"
+            "same command again, finished stages are kept",
+            ERROR,
         )
         return FAILED
     return code if isinstance(code, int) else DONE

@@ -1,7 +1,6 @@
 """The verbs of the online part: publish, serve, nearline."""
 
 import asyncio
-import logging
 import os
 import signal
 import socket
@@ -24,10 +23,14 @@ if TYPE_CHECKING:
 
 StoreUrl = Annotated[
     str | None,
-    Parameter(help="lmdb:PATH, redis://[:PASSWORD@]HOST:PORT/DB, rediss://... Default: lmdb:RUN/store."),
+    Parameter(
+        env_var="AIGQ_STORE",
+        help="lmdb:PATH, redis://[:PASSWORD@]HOST:PORT/DB, rediss://... Default: lmdb:RUN/store.",
+    ),
 ]
 LogUrl = Annotated[
-    str | None, Parameter(help="sqlite:PATH or redis://... Default: sqlite:RUN/events.sqlite.")
+    str | None,
+    Parameter(env_var="AIGQ_LOG", help="sqlite:PATH or redis://... Default: sqlite:RUN/events.sqlite."),
 ]
 
 
@@ -83,18 +86,23 @@ def nearline(
     store: StoreUrl = None,
     log: LogUrl = None,
     metrics_port: Annotated[int | None, Parameter(help="Serve Prometheus metrics on this port.")] = None,
+    metrics_host: Annotated[
+        str, Parameter(help="Address of that port; metrics name no shoppers.")
+    ] = "127.0.0.1",
 ) -> int:
     """Write new lists for shoppers soon after they did something that matters. Start as many as needed."""
+    from aigq.serving import logs, tracing
     from aigq.serving.server import default_urls
 
     run = common.open()
     need(run, "prepare")
     default_store, default_log = default_urls(run.folder)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s", stream=sys.stderr)
+    logs.configure(run.config.serving.log_format)
+    tracing.start("aigq-nearline")
     if metrics_port is not None:
         from prometheus_client import start_http_server
 
-        start_http_server(metrics_port, "127.0.0.1")
+        start_http_server(metrics_port, metrics_host)
     worker, close = _worker(run, store or default_store, log or default_log)
     asyncio.run(_until_stopped(worker, close))
     return DONE
@@ -149,10 +157,13 @@ def _worker(run: Run, store_url: str, log_url: str) -> tuple["Worker", Any]:
 
 
 async def _until_stopped(worker: "Worker", close: Any) -> None:
+    from aigq.serving import tracing
+
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    try:
-        await worker.run(stop)
-    finally:
-        await close()
+    async with tracing.running():
+        try:
+            await worker.run(stop)
+        finally:
+            await close()

@@ -4,9 +4,11 @@
 """
 
 import difflib
+import os
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -15,6 +17,9 @@ from aigq.config_base import Section
 from aigq.config_serving import ServingConfig
 from aigq.config_training import CtrConfig, GrpoConfig, SftConfig, ThinkConfig
 from aigq.errors import ConfigError
+
+ENVIRONMENT: Final = "AIGQ__"
+"""AIGQ__SERVING__DEADLINE_MS=20 in the environment is serving.deadline_ms=20."""
 
 
 class DataConfig(Section):
@@ -289,12 +294,19 @@ class Config(Section):
     serving: ServingConfig = ServingConfig()
 
 
-def load(path: Path, overrides: list[str] | None = None) -> Config:
-    """Read a YAML file, apply `key=value` overrides (dotted keys, YAML values), check everything.
+def load(
+    path: Path, overrides: list[str] | None = None, environment: Mapping[str, str] = os.environ
+) -> Config:
+    """Read a YAML file, apply the environment, then `key=value` overrides, and check everything.
+
+    Args:
+        path: the file.
+        overrides: dotted keys and YAML values, as of `--set`.
+        environment: variables that begin with ENVIRONMENT change keys too, with `__` for the dots.
 
     Raises:
-        ConfigError: the file is missing or not YAML, or a key or value is wrong. The message names the key
-            and the nearest known one.
+        ConfigError: the file is missing or not YAML, or a key or value is wrong. The message names the file,
+            variable or option, the key and the nearest known one.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -304,17 +316,33 @@ def load(path: Path, overrides: list[str] | None = None) -> Config:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold `key: value` lines at its top level")
+    origins: dict[str, str] = {}
+    for variable in sorted(name for name in environment if name.startswith(ENVIRONMENT)):
+        key = variable.removeprefix(ENVIRONMENT).lower().replace("__", ".")
+        _set(raw, key, environment[variable], variable)
+        origins[key] = variable
     for override in overrides or []:
-        _set(raw, override)
-    return parse(raw, where=str(path))
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set takes key=value, for example sft.epochs=3; got {override!r}")
+        _set(raw, key, value, f"--set {override}")
+        origins[key] = f"--set {override}"
+    return parse(raw, str(path), origins)
 
 
-def parse(raw: dict[str, Any], where: str = "config") -> Config:
-    """Check a mapping read from YAML. Raises ConfigError like `load`."""
+def parse(raw: dict[str, Any], where: str = "config", origins: Mapping[str, str] | None = None) -> Config:
+    """Check a mapping read from YAML. Raises ConfigError like `load`.
+
+    Args:
+        raw: the mapping.
+        where: it is from, for messages.
+        origins: what changed a dotted key since.
+    """
     try:
         return Config.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError("\n".join(f"{where}: {_explain(e)}" for e in error.errors())) from None
+        lines = [f"{_origin(e['loc'], origins or {}) or where}: {_explain(e)}" for e in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
 
 
 def dump(config: Config) -> str:
@@ -322,17 +350,25 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
-def _set(raw: dict[str, Any], override: str) -> None:
-    key, equals, value = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set takes key=value, for example sft.epochs=3; got {override!r}")
+def _set(raw: dict[str, Any], key: str, value: str, origin: str) -> None:
     *sections, leaf = key.split(".")
     node = raw
     for section in sections:
         node = node.setdefault(section, {})
         if not isinstance(node, dict):
-            raise ConfigError(f"--set {override}: {section} is a value, not a section")
-    node[leaf] = yaml.safe_load(value)
+            raise ConfigError(f"{origin}: {section} is a value, not a section")
+    try:
+        node[leaf] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: the value is not YAML: {' '.join(str(error).split())}") from None
+
+
+def _origin(location: tuple[int | str, ...], origins: Mapping[str, str]) -> str | None:
+    """What set the key of an error, or a key around it, or else a key inside it (of an unknown section)."""
+    path = [str(part) for part in location]
+    around = (".".join(path[:end]) for end in range(len(path), 0, -1))
+    inside = (key for key in origins if key.startswith(f"{'.'.join(path)}."))
+    return next((origins[key] for key in (*around, *inside) if key in origins), None)
 
 
 def _explain(error: Any) -> str:

@@ -7,6 +7,12 @@ from pydantic import Field
 
 from aigq.config_base import Section
 
+LogFormat = Literal["text", "json"]
+ProfaneLanguage = Literal[
+    "ar", "cs", "da", "de", "en", "eo", "es", "fa", "fi", "fr", "hi", "hu",
+    "it", "ja", "ko", "nl", "no", "pl", "pt", "ru", "sv", "th", "tr", "zh",
+]  # fmt: skip
+
 
 class NearlineConfig(Section):
     """The worker that writes u2q lists soon after a meaningful signal."""
@@ -60,6 +66,11 @@ class ServingConfig(Section):
     allowlist: Path | None = Field(
         None, description="file of queries that are shown whatever the k-user rule says, one a line"
     )
+    profanity: list[ProfaneLanguage] = Field(
+        [],
+        description="languages (de, en, ...) whose profane words no hint may hold, unless the allowlist has "
+        "the query; needs the extra profanity",
+    )
     max_characters: int = Field(80, ge=1, description="longest hint")
     scripts: list[str] = Field(
         [], description="scripts that the letters of a hint may have (LATIN, CYRILLIC, CJK, ...); empty: all"
@@ -86,4 +97,7 @@ class ServingConfig(Section):
     )
     cors_origins: list[str] = Field([], description="origins whose pages may call the API")
     log_days: float = Field(7.0, gt=0, description="events stay in the log for so long")
+    log_format: LogFormat = Field(
+        "text", description="of what `serve` and `nearline` write on stderr; json: one object a line"
+    )
     nearline: NearlineConfig = NearlineConfig()

@@ -3,18 +3,33 @@
 stdout is left to results, so that `aigq table --json > table.json` is exactly that.
 """
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 Advance = Callable[[int], None]
 _LINE_EVERY_SECONDS = 15.0
 
 
-def note(text: str) -> None:
-    """One line about what happens now."""
+def note(text: str, level: int = logging.INFO) -> None:
+    """One line about what happens now. `level` counts only where lines become log lines."""
+    _say(level, text)
+
+
+def speak_through(say: Callable[[int, str], Any]) -> None:
+    """Hand every later line, with its level, to `say` instead of printing it."""
+    global _say
+    _say = say
+
+
+def _print(_level: int, text: str) -> None:
     print(text, file=sys.stderr, flush=True)
+
+
+_say: Callable[[int, str], Any] = _print
 
 
 @contextmanager

@@ -10,8 +10,9 @@ pytest.importorskip("lightgbm")
 
 from aigq.config import RankerConfig
 from aigq.errors import StageError
+from aigq.models.columns import NEVER
 from aigq.prepared import Moment, Prepared
-from aigq.recall.features import FEATURES, NEVER, FeatureMaker
+from aigq.recall.features import FEATURES, FeatureMaker
 from aigq.recall.ranker import Ranker
 from aigq.tables import BEHAVIOURS
 

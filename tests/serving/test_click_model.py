@@ -19,8 +19,10 @@ from recall_shop import GROUPS, TEST, VALID, build
 from aigq.config import parse
 from aigq.errors import StageError
 from aigq.history.prompt import profiles_of
-from aigq.models.ctr_inputs import ClickInputs, TextTable, age_buckets
-from aigq.models.ctr_scorer import Calibration, folder_of
+from aigq.models.columns import age_buckets
+from aigq.models.ctr_arrays import Calibration
+from aigq.models.ctr_inputs import ClickInputs, TextTable
+from aigq.models.ctr_scorer import folder_of
 from aigq.prepared import Prepared
 from aigq.recall.features import FeatureMaker
 from aigq.serving import click_batches, keys

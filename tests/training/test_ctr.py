@@ -21,8 +21,9 @@ from recall_shop import GROUPS, TEST, VALID, build
 from aigq.config import Config, parse
 from aigq.errors import ConfigError, StageError
 from aigq.models.ctr import BINS, ClickNet, Inputs, export, quantile_edges
-from aigq.models.ctr_inputs import TextTable, pad
-from aigq.models.ctr_scorer import Calibration, ClickModel
+from aigq.models.ctr_arrays import Calibration, pad
+from aigq.models.ctr_inputs import TextTable
+from aigq.models.ctr_scorer import ClickModel
 from aigq.recall.ctr import Ctr
 from aigq.training import ctr
 from aigq.training.click_rows import make_rows

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from aigq.config_training import CtrConfig
-from aigq.recall.histories import ACTIONS, AGE_EDGES
+from aigq.models.columns import ACTIONS, AGE_EDGES
 
 POSITIONS: Final = 16
 """Places of a hint that are told apart; later ones share the last."""

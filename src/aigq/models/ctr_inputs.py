@@ -4,7 +4,6 @@ Of a moment: its latest behaviours as (text, age bucket, action). Of a (moment, 
 and the plain features: those of the ranker, which channels propose the pair, and the profile.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,11 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from aigq.models.columns import age_buckets
+from aigq.models.ctr_arrays import hashed
 from aigq.prepared import Moment
 from aigq.recall.features import CHANNELS, FEATURES, FeatureMaker, Known
-from aigq.recall.histories import age_buckets, recent_behaviours
+from aigq.recall.histories import recent_behaviours
 
 TEXTS_FILE: Final = "texts.npz"
 
@@ -145,18 +146,3 @@ class ClickInputs:
 def plain_columns(profile_columns: Sequence[str]) -> list[str]:
     """Names of the F plain features."""
     return [*FEATURES, *CHANNELS, *profile_columns]
-
-
-def pad(values: np.ndarray, starts: np.ndarray, fill: float = 0) -> np.ndarray:
-    """Flat (P, ...) of M groups that begin at `starts` (M + 1,) -> (M, C, ...), C the largest group."""
-    sizes = np.diff(starts)
-    shape = (len(sizes), int(sizes.max(initial=0)), *values.shape[1:])
-    padded = np.full(shape, fill, values.dtype)
-    group = np.repeat(np.arange(len(sizes)), sizes)
-    padded[group, np.arange(len(values)) - np.repeat(starts[:-1], sizes)] = values
-    return padded
-
-
-def hashed(text: str) -> int:
-    """The name of a text in a table: 8 bytes of BLAKE2b."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -7,13 +7,14 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import numpy as np
 
 from aigq.errors import StageError
 from aigq.history.prompt import profiles_of
-from aigq.models.ctr_inputs import ClickInputs, TextTable, pad, plain_columns
+from aigq.models.ctr_arrays import Calibration, pad
+from aigq.models.ctr_inputs import ClickInputs, TextTable, plain_columns
 from aigq.prepared import Moment, Prepared
 from aigq.recall.features import FeatureMaker, Known
 
@@ -25,32 +26,6 @@ PROJECTION_FILE: Final = "projection.npz"
 
 _MOMENTS_AT_ONCE: Final = 64
 _CELLS_AT_ONCE: Final = 16_384  # pairs in one run of the network, with those that pad it
-
-
-class Calibration(NamedTuple):
-    """sigmoid(slope * logit + intercept): temperature and base rate, fitted on validation days."""
-
-    slope: float
-    intercept: float
-
-    @classmethod
-    def fitted(cls, logit: np.ndarray, clicked: np.ndarray) -> "Calibration":
-        """By maximum likelihood (Platt scaling); the order of the logits is kept.
-
-        Args:
-            logit: (P,).
-            clicked: (P,) 0 or 1, both must occur.
-        """
-        from sklearn.linear_model import LogisticRegression
-
-        model = LogisticRegression(C=1e6).fit(np.asarray(logit, np.float64).reshape(-1, 1), clicked)
-        return cls(max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0]))
-
-    def __call__(self, logit: np.ndarray) -> np.ndarray:
-        """Probabilities of logits of any shape."""
-        z = np.clip(self.slope * logit.astype(np.float64) + self.intercept, -50, 50)
-        probability: np.ndarray = 1 / (1 + np.exp(-z))
-        return probability
 
 
 class ClickModel:

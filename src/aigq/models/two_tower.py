@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from aigq.recall.histories import ACTIONS, AGE_EDGES
+from aigq.models.columns import ACTIONS, AGE_EDGES
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ import pyarrow as pa
 
 from aigq.config import EbrConfig
 from aigq.errors import EmptyLogError, StageError
+from aigq.models.columns import age_buckets
 from aigq.models.text_encoder import TextEncoder
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
-from aigq.recall.histories import age_buckets, batches, codes_in, recent_behaviours
+from aigq.recall.histories import batches, codes_in, recent_behaviours
 
 if TYPE_CHECKING:
     from aigq.models.two_tower import HistoryArrays

@@ -10,21 +10,15 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
-from rapidfuzz import fuzz, process
 from scipy import sparse
 
+from aigq.models.columns import NEVER, OWN_HALF_LIVES, Issues, category_columns, letters, own_columns
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.coclick import similarities
 from aigq.recall.histories import Rows, Servable, best_columns, rows_of
 
-OWN_HALF_LIVES: Final = (7.0, 30.0, 90.0)
-CATEGORY_HALF_LIFE: Final = 60.0
-HALF_LIVES: Final = (*OWN_HALF_LIVES, CATEGORY_HALF_LIFE)
-"""Days, of the rows of `Issues.decayed`."""
-
 SHOP_HALF_LIVES: Final = (1.0, 4.0, 16.0, 64.0)
 NEIGHBOURS: Final = 200
-NEVER: Final = 1e4  # days since something that has not happened
 
 FEATURES: Final = (
     *(f"own_{h:g}d" for h in OWN_HALF_LIVES),  # the shopper's own issues of the query, decayed
@@ -59,38 +53,6 @@ class Pairs:
     moment: np.ndarray
     query: np.ndarray
     values: np.ndarray
-
-
-@dataclass(frozen=True)
-class Issues:
-    """Behaviours grouped by an integer key; arrays (G,), `decayed` (len(HALF_LIVES), G). Ages in days."""
-
-    key: np.ndarray
-    decayed: np.ndarray
-    count: np.ndarray
-    last: np.ndarray
-    first: np.ndarray
-
-    @classmethod
-    def of(cls, key: np.ndarray, age: np.ndarray) -> "Issues":
-        """One group per key, of single behaviours (R,)."""
-        decayed = 0.5 ** (age / np.array(HALF_LIVES)[:, None])
-        return cls(key, decayed, np.ones(len(key), np.int64), age, age).grouped()
-
-    def grouped(self) -> "Issues":
-        """Groups of the same key as one; keys increase."""
-        if not len(self.key):
-            return self
-        order = np.argsort(self.key, kind="stable")
-        key = self.key[order]
-        starts = np.flatnonzero(np.r_[True, np.diff(key) != 0])
-        return Issues(
-            key[starts],
-            np.add.reduceat(self.decayed[:, order], starts, axis=1),
-            np.add.reduceat(self.count[order], starts),
-            np.minimum.reduceat(self.last[order], starts),
-            np.maximum.reduceat(self.first[order], starts),
-        )
 
 
 @dataclass(frozen=True)
@@ -233,56 +195,6 @@ class FeatureMaker:
         return np.stack([*columns, np.log1p(users[query])], axis=1)
 
 
-def own_columns(issues: Issues, key: np.ndarray, active: np.ndarray) -> np.ndarray:
-    """(P, 9): the shopper's own issues of each query.
-
-    Args:
-        issues: by key = moment * Q + query.
-        key: (P,).
-        active: (P,) active days of the shopper.
-    """
-    at, found = _find(issues.key, key)
-
-    def take(values: np.ndarray, missing: float) -> np.ndarray:
-        return np.where(found, values[at], missing) if len(values) else np.full(len(key), missing)
-
-    count, last, first = take(issues.count, 0), take(issues.last, NEVER), take(issues.first, NEVER)
-    gap = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), NEVER)
-    decayed = [take(row, 0) for row in issues.decayed[: len(OWN_HALF_LIVES)]]
-    due, rate = last / np.maximum(gap, 0.5), count / np.maximum(active, 1)
-    return np.stack([*decayed, count, last, first, gap, due, rate], axis=1)
-
-
-def category_columns(
-    issues: Issues, category: np.ndarray, moment: np.ndarray, query: np.ndarray
-) -> np.ndarray:
-    """(P, 2): decayed issues in the query's category, days since the last.
-
-    Args:
-        issues: by key = moment * Q + query.
-        category: (Q,) number of each query's category.
-        moment: (P,).
-        query: (P,).
-    """
-    if not len(issues.key):
-        return np.tile([0.0, NEVER], (len(moment), 1))
-    queries, size = len(category), int(category.max()) + 1
-    key = issues.key // queries * size + category[issues.key % queries]
-    own = Issues(key, issues.decayed[-1:], issues.count, issues.last, issues.first).grouped()
-    at, found = _find(own.key, moment * size + category[query])
-    return np.stack([np.where(found, own.decayed[0][at], 0), np.where(found, own.last[at], NEVER)], axis=1)
-
-
-def letters(latest: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """(P, 2): rapidfuzz ratios of the texts (P,) with the latest query (P,), 0 where that is empty."""
-    has = np.flatnonzero(latest != "")
-    result = np.zeros((len(texts), 2))
-    spoken, written = latest[has].tolist(), texts[has].tolist()
-    for column, scorer in enumerate((fuzz.token_set_ratio, fuzz.ratio)):
-        result[has, column] = process.cpdist(spoken, written, scorer=scorer)
-    return result
-
-
 def _about(rows: Rows, days: np.ndarray) -> np.ndarray:
     """(M, 4): behaviours, active days, days since the latest, weekday (0 is Thursday)."""
     n = len(days)
@@ -295,10 +207,3 @@ def _active_days(rows: Rows, n: int) -> np.ndarray:
     """(M,): distinct days with behaviours."""
     days = np.unique(rows.moment * 100_000 + rows.age.astype(np.int64))
     return np.bincount(days // 100_000, minlength=n)
-
-
-def _find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position of each wanted key, and whether it is there."""
-    at = np.minimum(np.searchsorted(sorted_keys, wanted), max(0, len(sorted_keys) - 1))
-    found = sorted_keys[at] == wanted if len(sorted_keys) else np.zeros(len(wanted), dtype=bool)
-    return at, found

@@ -7,14 +7,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from aigq.models.columns import ACTIONS
 from aigq.prepared import CausalCounts, Moment
 
 MOMENTS_AT_ONCE = 4096
 CELLS_AT_ONCE = 1 << 24
 DAY = np.timedelta64(1, "D")
-AGE_EDGES = (0.02, 0.5, 1.5, 3.5, 7.5, 14.5, 30.5, 60.5, 120.5, 240.5)
-"""Days between the buckets of a behaviour's age."""
-ACTIONS = ("search", "click", "cart", "purchase")
 
 
 @dataclass(frozen=True)
@@ -148,11 +146,6 @@ def latest(samples: pa.Table, rows: pa.Table, end_day: int, n: int) -> pa.Table:
     first = pc.min(rows["day"]).as_py() or 0
     late = samples.filter(pc.greater_equal(samples["day"], first + (end_day - first) // 3))
     return late.slice(max(0, late.num_rows - n))
-
-
-def age_buckets(days: np.ndarray) -> np.ndarray:
-    """Buckets (int8) of AGE_EDGES, of ages in days of any shape."""
-    return np.searchsorted(AGE_EDGES, days).astype(np.int8)
 
 
 def recent_behaviours(

@@ -18,12 +18,12 @@ from litestar.params import Parameter
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
 
 from aigq import __version__
-from aigq.serving import users
+from aigq.serving import tracing, users
 from aigq.serving.access import Refused, Role
 from aigq.serving.catalog import current
 from aigq.serving.events import EventError, UbiEvent, parse_event, shopper
 from aigq.serving.hints import Ask
-from aigq.serving.metrics import PUBLISHED, REJECTED, REQUESTS, SECONDS
+from aigq.serving.metrics import REJECTED, REQUESTS, SECONDS
 from aigq.serving.service import Service
 from aigq.serving.state import Event
 from aigq.serving.stores import StoreError
@@ -200,7 +200,6 @@ async def readyz(request: Request[Any, Any, Any]) -> Health:
         raise Refused(503, "the store does not answer") from error
     if pointer is None or not here.catalogs.now.version:
         raise Refused(503, "no table is published; run `aigq publish`")
-    PUBLISHED.set(here.catalogs.now.published_at)
     return Health("ok", __version__, here.catalogs.now.version)
 
 
@@ -219,7 +218,8 @@ def create_app(here: Service, others: Sequence[Router] = ()) -> Litestar:
     serving = here.config.serving
     app = Litestar(
         [get_hints, post_events, delete_user, healthz, readyz, metrics, *others],
-        lifespan=[here.running],
+        lifespan=[tracing.running, here.running],
+        middleware=[tracing.requests] if tracing.wanted() else [],
         request_max_body_size=serving.max_body_kb * 1024,
         cors_config=_cors(serving.cors_origins),
         openapi_config=OpenAPIConfig("aigq", __version__, render_plugins=[JsonRenderPlugin()]),

@@ -7,6 +7,7 @@ import msgspec
 
 from aigq.serving import keys
 from aigq.serving.click_model import ClickModel
+from aigq.serving.metrics import PUBLISHED
 from aigq.serving.state import CatalogPart, Current, QueryInfo, decode
 from aigq.serving.stores import Store, StoreError
 
@@ -88,6 +89,7 @@ class Catalogs:
         if pointer is None or pointer.version == self.now.version:
             return False
         self.now = await load(self._store, pointer.version, clicks=self._clicks)
+        PUBLISHED.set(self.now.published_at)
         return True
 
     async def follow(self, every_s: float, after: "asyncio.Event | None" = None) -> None:

@@ -14,23 +14,35 @@ import msgspec
 import numpy as np
 from scipy import sparse
 
-from aigq.models.ctr_inputs import hashed, pad
-from aigq.models.ctr_scorer import Calibration
-from aigq.recall.features import (
+from aigq.models.columns import (
+    ACTIONS,
     HALF_LIVES,
     NEVER,
     OWN_HALF_LIVES,
     Issues,
+    age_buckets,
     category_columns,
     letters,
     own_columns,
 )
-from aigq.recall.histories import ACTIONS, age_buckets
+from aigq.models.ctr_arrays import Calibration, hashed, pad
 from aigq.serving import keys
-from aigq.serving.click_tables import BEHAVIOUR, ISSUE, SIMILAR
-from aigq.serving.live_history import DAY_S, days_back
+from aigq.serving.log_time import DAY_S, days_back
 from aigq.serving.state import Past, Taste
 from aigq.serving.stores import Store, StoreError
+
+ISSUE: Final = np.dtype(
+    [
+        ("query", "<i4"),
+        ("decayed", "<f4", (len(HALF_LIVES),)),
+        ("count", "<i4"),
+        ("last", "<f4"),
+        ("first", "<f4"),
+    ]
+)
+SIMILAR: Final = np.dtype([("query", "<i4"), ("value", "<f4")])
+BEHAVIOUR: Final = np.dtype([("text", "<i4"), ("age", "<f4"), ("action", "<i1")])
+"""Rows of the three arrays of a Taste; ages in days at the end of the day after the log."""
 
 _ACTION: Final = {action: number for number, action in enumerate(ACTIONS, start=1)}
 _NOBODY: Final = Taste(0, 0, NEVER, -1, [], b"", b"", b"")
@@ -82,6 +94,7 @@ class ClickModel:
         Raises:
             StoreError: a part is missing or damaged, or the store does not answer.
         """
+        from safetensors import SafetensorError
         from safetensors.numpy import load
 
         try:
@@ -94,7 +107,7 @@ class ClickModel:
             if len(parts) != count:
                 raise StoreError(f"the CTR model of {version} lacks a part; publish again or roll back")
             return await asyncio.to_thread(lambda: cls(load(b"".join(parts))))
-        except (msgspec.DecodeError, KeyError, ValueError) as error:
+        except (msgspec.DecodeError, SafetensorError, KeyError, ValueError) as error:
             raise StoreError(f"the CTR model of {version} is damaged ({error}); publish again") from error
 
     def reader(self, taste: Taste | None, until: float, past: Sequence[Past]) -> Reader:
@@ -171,8 +184,11 @@ class ClickModel:
         return np.hstack(columns).astype(np.float32)
 
     def _days_since(self, now: float) -> float:
-        """Days from the day after the published log to now, in the log's own time where it is stale."""
-        return float((now - days_back(now, self._day)) / DAY_S - self._day)
+        """Days from the day after the published log to now, in the log's own time where it is stale.
+
+        A clock that stands before the log's last day counts as that day.
+        """
+        return max(-1.0, float((now - days_back(now, self._day)) / DAY_S - self._day))
 
     def _issues(self, readers: Sequence[Reader], days: float, now: float) -> tuple[Issues, Issues]:
         """Issues by moment * Q + query: all of them, and those since the log was published."""

@@ -18,22 +18,10 @@ from aigq.history.prompt import profiles_of
 from aigq.models.ctr_inputs import ClickInputs, TextTable, plain_columns
 from aigq.models.ctr_scorer import PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE
 from aigq.prepared import Moment, Prepared
-from aigq.recall.features import HALF_LIVES, FeatureMaker
+from aigq.recall.features import FeatureMaker
 from aigq.serving import keys
+from aigq.serving.click_model import BEHAVIOUR, ISSUE, SIMILAR
 from aigq.serving.state import Taste
-
-ISSUE: Final = np.dtype(
-    [
-        ("query", "<i4"),
-        ("decayed", "<f4", (len(HALF_LIVES),)),
-        ("count", "<i4"),
-        ("last", "<f4"),
-        ("first", "<f4"),
-    ]
-)
-SIMILAR: Final = np.dtype([("query", "<i4"), ("value", "<f4")])
-BEHAVIOUR: Final = np.dtype([("text", "<i4"), ("age", "<f4"), ("action", "<i1")])
-"""Rows of the three arrays of a Taste; ages in days at the end of the day after the log."""
 
 NEIGHBOURS: Final = 60
 """Similar queries of a query that are published."""

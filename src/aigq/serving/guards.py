@@ -14,6 +14,7 @@ from typing import Final, Literal, Protocol
 from aigq.config_serving import ServingConfig
 from aigq.errors import UsageError
 from aigq.history.spelling import is_private, normalise_query
+from aigq.serving.profanity import checker
 from aigq.serving.stores.store import Clock
 
 Reason = Literal[
@@ -82,7 +83,7 @@ class Guards:
 
     Args:
         config: the section `serving`.
-        profane: a classifier of texts, such as alt-profanity-check; None: the blocklist alone.
+        profane: a classifier of texts; None: the word lists of `serving.profanity`.
         clock: of the word files.
     """
 
@@ -92,7 +93,7 @@ class Guards:
         profane: Callable[[str], bool] | None = None,
         clock: Clock = time.monotonic,
     ) -> None:
-        self._config, self._profane = config, profane
+        self._config, self._profane = config, profane or checker(config.profanity)
         self._blocked = WordFile(config.blocklist, clock)
         self._allowed = WordFile(config.allowlist, clock)
         self._verdicts: dict[str, Reason | None] = {}
@@ -137,7 +138,7 @@ class Guards:
             return text
         if contains_word(query, blocked):
             return "blocked"
-        if self._profane is not None and self._profane(query):
+        if self._profane is not None and query not in allowed and self._profane(query):
             return "profane"
         if query in self._written or query in allowed:
             return None

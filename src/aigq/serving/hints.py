@@ -19,6 +19,7 @@ from aigq.serving.metrics import DAMAGED, GUARDED, HINTS, LEFT_OUT, ROTATED, SHE
 from aigq.serving.state import Base, Event, Live, Neighbours, Past, U2q, intact, recent
 from aigq.serving.stores import Store, StoreError
 from aigq.serving.stores.store import Clock
+from aigq.serving.tracing import traced
 from aigq.serving.users import described
 
 T = TypeVar("T")
@@ -120,6 +121,7 @@ class Hints:
             HINTS.labels(channel).inc(count)
         return Answer(uuid.uuid4().hex, hints)
 
+    @traced("rank")
     async def _blend(
         self,
         shopper: Shopper,

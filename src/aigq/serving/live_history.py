@@ -1,19 +1,15 @@
 """The moment of a live user: what was published and what happened since, as the generator reads it."""
 
 from collections.abc import Callable, Sequence
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
 from aigq.prepared import Moment, Prepared
+from aigq.serving.log_time import DAY_S, days_back
 from aigq.serving.run_tables import day_after, latest_moments, log_end
 from aigq.serving.state import Past
 from aigq.tables import BEHAVIOURS
-
-DAY_S: Final = 86400.0
-STALE_DAYS: Final = 30
-"""A log that ended longer ago counts as ended yesterday; else its counts would have decayed to nothing."""
 
 
 class Histories:
@@ -54,12 +50,6 @@ class Histories:
         moment = np.datetime64(int((now - shift) * 1e6), "us")
         real = known.user_id if known is not None else user  # profiles go by the log's own id
         return Moment(-1 - number, real, moment, int((now - shift) // DAY_S), history)
-
-
-def days_back(now: float, day: int) -> float:
-    """Seconds, whole days, by which live events are moved back; `day` is the one after the log."""
-    days = int(now // DAY_S) - day
-    return days * DAY_S if days > STALE_DAYS else 0.0
 
 
 def _row(user: str, past: Past, shift: float, session: int) -> dict[str, object]:

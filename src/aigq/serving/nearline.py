@@ -50,6 +50,7 @@ from aigq.serving.state import (
 )
 from aigq.serving.stores import Store, StoreError
 from aigq.serving.streams import EventLog, LeaseLost, LogError, Record
+from aigq.serving.tracing import traced
 
 Generate = Callable[[Sequence[Moment], int], list[list[Hint]]]
 GROUP: Final = "nearline"
@@ -115,7 +116,10 @@ class Worker:
             for work in (leases, chores):
                 work.cancel()
             await asyncio.gather(leases, chores, return_exceptions=True)
-            await self._log.release(GROUP, self._name)
+            try:
+                await self._log.release(GROUP, self._name)
+            except LogError as error:
+                _LOGGER.warning("%s; the leases end by themselves", error)
 
     async def _first_table(self, stop: asyncio.Event) -> None:
         """Wait for a published table: without it no event can be described."""
@@ -216,6 +220,7 @@ class Worker:
         for one in batch:
             self._done(one)
 
+    @traced("nearline.lists")
     async def _lists(self, batch: Sequence[Pending]) -> None:
         now, names = time.time(), [one.user for one in batch]
         gone = await users.erased_at(self._store, names)

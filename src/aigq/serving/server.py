@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import json
-import logging
 import os
 import tempfile
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Final
 from aigq.config import Config, parse
 from aigq.errors import UsageError
 from aigq.progress import note
+from aigq.serving import logs, tracing
 from aigq.serving.access import read_keys
 
 _SETTINGS: Final = "AIGQ_SERVE"
@@ -50,6 +50,7 @@ def run(
     from granian.constants import Interfaces
     from granian.log import LogLevels
 
+    logs.configure(config.serving.log_format)
     note(f"aigq serves http://{host}:{port}/v1/hints, {workers} process{'es' if workers > 1 else ''}")
     if demo:
         note(f"the storefront: http://{host}:{port}/demo/")
@@ -65,6 +66,7 @@ def run(
         respawn_failed_workers=True,
         workers_kill_timeout=_DRAIN_S,
         log_level=LogLevels.warning,
+        log_dictconfig=logs.GRANIAN,
     ).serve()
 
 
@@ -81,6 +83,7 @@ def check(config: Config, store: str, log: str, host: str, workers: int) -> None
         )
     user_names(config.serving.hash_users_with)
     Guards(config.serving)
+    tracing.wanted()
     asyncio.run(_open_and_close(store, log))
 
 
@@ -109,9 +112,10 @@ def create() -> Any:
     from aigq.serving.stores import open_store
     from aigq.serving.streams import open_log
 
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s %(message)s")
     settings = json.loads(os.environ[_SETTINGS])
     config = parse(settings["config"])
+    logs.configure(config.serving.log_format)
+    tracing.start("aigq-serve")
     api_keys = read_keys(config.serving.keys_file)
     service = Service(config, open_store(settings["store"]), open_log(settings["log"]), api_keys)
     return create_app(service, routes(service) if settings["demo"] else ())

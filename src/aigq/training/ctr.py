@@ -23,15 +23,9 @@ from aigq.config_training import CtrConfig
 from aigq.errors import ConfigError, StageError
 from aigq.evaluation.clicks import judge, log_loss
 from aigq.models.ctr import POSITIONS, ClickNet, Inputs, export, quantile_edges
-from aigq.models.ctr_inputs import Recent, TextTable, pad, plain_columns
-from aigq.models.ctr_scorer import (
-    MODEL_FILE,
-    PROJECTION_FILE,
-    SERVED_FILE,
-    SETTINGS_FILE,
-    Calibration,
-    folder_of,
-)
+from aigq.models.ctr_arrays import Calibration, pad
+from aigq.models.ctr_inputs import Recent, TextTable, plain_columns
+from aigq.models.ctr_scorer import MODEL_FILE, PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE, folder_of
 from aigq.prepared import Prepared
 from aigq.progress import note, task
 from aigq.training import checkpoints

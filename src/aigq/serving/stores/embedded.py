@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 import lmdb
 
 from aigq.serving.stores.store import Change, Clock, Entry, StoreError
+from aigq.serving.tracing import traced
 
 _EXPIRY: Final = struct.Struct(">d")
 _SCAN_AT_ONCE: Final = 1000
@@ -42,6 +43,7 @@ class LmdbStore:
         except (lmdb.Error, OSError) as error:
             raise StoreError(f"the store {self._path} cannot be opened: {error}") from error
 
+    @traced("store.get")
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """See Store."""
         now = self._clock()

@@ -10,6 +10,7 @@ from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
 from aigq.serving.stores.store import Change, Entry, StoreError
+from aigq.serving.tracing import traced
 
 T = TypeVar("T")
 _AT_ONCE: Final = 1000
@@ -44,6 +45,7 @@ class RedisStore:
         except (ValueError, RedisError) as error:
             raise StoreError(f"the store's URL is wrong: {error}") from None
 
+    @traced("store.get")
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """See Store."""
         if not keys:
