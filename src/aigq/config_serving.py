@@ -20,7 +20,7 @@ class NearlineConfig(Section):
     max_age_s: float = Field(
         900.0, gt=0, description="a signal that waited longer is shed, and counted: the user is gone"
     )
-    lease_s: float = Field(30.0, gt=1, description="after so long without a sign of life a worker is dead")
+    lease_s: float = Field(30.0, gt=1, le=150, description="after so long without a sign of life a worker is dead")
 
 
 class ServingConfig(Section):

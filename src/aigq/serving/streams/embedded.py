@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from aigq.serving.stores.store import Clock
 from aigq.serving.streams.log import (
+    FAR_S,
     PARTITIONS,
     Backlog,
     DeadLetter,
@@ -197,15 +198,18 @@ class SqliteLog:
 
 def _lease(db: sqlite3.Connection, group: str, worker: str, now: float, until: float) -> None:
     """Keep at most a fair share of what is held, and take free partitions up to it."""
-    db.execute("delete from workers where grp = ? and until <= ?", (group, now))
+    far = now + FAR_S
+    db.execute("delete from workers where grp = ? and (until <= ? or until > ?)", (group, now, far))
     db.execute("insert or replace into workers values (?, ?, ?)", (group, worker, until))
     rows = [(group, part) for part in range(PARTITIONS)]
     db.executemany("insert or ignore into parts values (?, ?, 0, null, 0)", rows)
     (workers,) = db.execute("select count(*) from workers where grp = ?", (group,)).fetchone()
     held = "select part from parts where grp = ? and worker = ? and until > ? order by part"
     mine = [part for (part,) in db.execute(held, (group, worker, now))]
-    free = "select part from parts where grp = ? and (worker is null or until <= ?) order by part"
-    others = [part for (part,) in db.execute(free, (group, now))]
+    free = """
+        select part from parts where grp = ? and (worker is null or until <= ? or (until > ? and worker <> ?))
+        order by part"""
+    others = [part for (part,) in db.execute(free, (group, now, far, worker))]
     for part in mine[share(workers) :]:
         db.execute("update parts set worker = null, until = 0 where grp = ? and part = ?", (group, part))
     for part in [*mine, *others][: share(workers)]:
