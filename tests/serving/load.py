@@ -1,4 +1,4 @@
-"""Shoppers who ask a real server for hints all the time, each over a connection of their own."""
+"""Shoppers who ask a real server all the time, each over a connection of their own."""
 
 import asyncio
 import contextlib
@@ -14,12 +14,12 @@ _LENGTH = re.compile(rb"content-length: (\d+)", re.IGNORECASE)
 
 
 class Answer(NamedTuple):
-    """What came back, when (monotonic seconds), and how long it took. `hints` is empty unless status is 200."""
+    """What came back; `at` is when it was asked for, in monotonic seconds."""
 
     at: float
     seconds: float
     status: int
-    hints: list[dict]
+    hints: list[dict]  # only of status 200
 
     @property
     def channels(self):
@@ -27,7 +27,7 @@ class Answer(NamedTuple):
 
 
 class Load:
-    """The answers so far; a connection that breaks is an error, and is opened again."""
+    """The answers so far, and connections that broke."""
 
     def __init__(self):
         self.answers: list[Answer] = []
@@ -37,24 +37,33 @@ class Load:
         return [answer for answer in self.answers if at <= answer.at < until]
 
 
+def get(path):
+    return f"GET {path} HTTP/1.1\r\nhost: shop\r\n\r\n".encode()
+
+
+def post(path, body):
+    content = json.dumps(body).encode()
+    head = f"POST {path} HTTP/1.1\r\nhost: shop\r\ncontent-type: application/json\r\n"
+    return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
+
+
 @contextlib.contextmanager
-def load(client, clients: int, path: Callable[[int], str], per_second: float | None = None) -> Iterator[Load]:
+def load(client, n: int, request: Callable[[int], bytes], per_second: float | None = None) -> Iterator[Load]:
     """So many shoppers until the block ends.
 
     Args:
         client: an httpx client of the server, for its address.
-        clients: connections.
-        path: of a shopper's number, what is asked.
+        n: shoppers.
+        request: what a shopper asks, by number.
         per_second: requests of one shopper; None: the next as soon as the last is answered.
     """
     found, stop = Load(), threading.Event()
     address = client.base_url.host, client.base_url.port
 
-    async def all_of_them():
-        tasks = [asyncio.ensure_future(_shopper(address, path(n), per_second, found, stop)) for n in range(clients)]
-        await asyncio.gather(*tasks)
+    async def everybody():
+        await asyncio.gather(*(_shop(address, request(i), per_second, found, stop) for i in range(n)))
 
-    thread = threading.Thread(target=lambda: asyncio.run(all_of_them()))
+    thread = threading.Thread(target=lambda: asyncio.run(everybody()))
     thread.start()
     try:
         yield found
@@ -63,8 +72,7 @@ def load(client, clients: int, path: Callable[[int], str], per_second: float | N
         thread.join()
 
 
-async def _shopper(address, path, per_second, found, stop):
-    request = f"GET {path} HTTP/1.1\r\nhost: {address[0]}\r\n\r\n".encode()
+async def _shop(address, request, per_second, found, stop):
     begun, streams = time.monotonic(), None
     for number in itertools.count():
         if per_second is not None:

@@ -1,153 +1,145 @@
-"""Faults under load, with real processes: `aigq serve`, `aigq nearline`, redis-server, LMDB, SQLite, a full disk."""
+"""A full disk, damaged values, a clock that jumps: `aigq serve` and `aigq nearline` as real processes."""
 
-import asyncio
+import contextlib
 import os
-import signal
-import subprocess
 import time
-from pathlib import Path
 
 import pytest
-from load import load, percentile
-from serving_helpers import Process, RedisServer, config, run, serving, wait_for
+from live_shop import (
+    behaviours,
+    counted,
+    event,
+    first_channel,
+    hints,
+    lists,
+    opened,
+    put_on_line,
+    searched,
+)
+from serving_helpers import Process, serving, wait_for
 
 from aigq.serving import keys
-from aigq.serving.publish import publish
-from aigq.serving.run_tables import RunTables
-from aigq.serving.state import CatalogPart, Live, QueryInfo, Suggestion, U2q, decode
-from aigq.serving.stores import open_store
-
-DEADLINE_MS = 250
+from aigq.serving.catalog import current
 
 
-def put_on_line(shop_run, url):
-    """Publish the tiny shop."""
-
-    async def work():
-        store = open_store(url)
-        await publish(shop_run.config, store, RunTables(shop_run.config, shop_run.folder).families)
-        await store.close()
-
-    run(work())
-
-
-def value(url, kind, key):
-    async def work():
-        store = open_store(url)
-        (found,) = await store.get([key])
-        await store.close()
-        return decode(kind, found)
-
-    return run(work())
-
-
-def hints(client, **params):
-    response = client.get("/v1/hints", params=params)
-    assert response.status_code == 200, response.text
-    return response.json()["hints"]
-
-
-def searched(client, user, query, **more):
-    """The status of an event."""
-    event = {"action_name": "search", "user_id": user, "user_query": query, **more}
-    return client.post("/v1/events", json=event).status_code
-
-
-def counted(client, name):
-    """A counter or gauge of the service, all labels together."""
-    lines = client.get("/metrics").text.splitlines()
-    return sum(float(line.split()[-1]) for line in lines if line.split("{")[0].split()[0] == name)
-
-
-def test_redis_stopped_hung_and_started_again_under_load(shop_run, tmp_path):
-    redis = RedisServer(tmp_path, "--appendonly", "yes")
-    options = ["--run", shop_run.folder, "--store", redis.url, "--log", f"sqlite:{tmp_path}/log.sqlite"]
-    put_on_line(shop_run, redis.url)
+@contextlib.contextmanager
+def shop(shop_run, tmp_path, store, log, *settings, workers=1):
+    """A server and nearline workers; yields an HTTP client, the server and the workers' processes."""
+    put_on_line(shop_run, store)
+    options = ["--run", shop_run.folder, "--store", store, "--log", log, *settings]
+    errors = tmp_path / "errors"
+    working = [Process("nearline", *options, errors=errors) for _ in range(workers)]
     try:
-        with (
-            serving(*options, "--set", f"serving.deadline_ms={DEADLINE_MS}") as (client, server),
-            load(client, 8, lambda n: f"/v1/hints?user=u{n:02}&n=3", per_second=20) as shoppers,
-        ):
-            wait_for(lambda: {"personal"} <= {c for a in shoppers.answers for c in a.channels})
-            stopped = time.monotonic()
-            redis.stop()
-            gone = time.monotonic()
-            time.sleep(1.5)
-            away = shoppers.since(gone)
-            assert searched(client, "u00", "sled") == 202  # the log has it
-            back = time.monotonic()
-            redis.start()
-            wait_for(lambda: shoppers.answers[-1].channels & {"personal"})
-            os.kill(redis.process.pid, signal.SIGSTOP)
-            hung = time.monotonic()
-            time.sleep(1.5)
-            hanging = shoppers.since(hung + 0.05)
-            os.kill(redis.process.pid, signal.SIGCONT)
-            last = time.monotonic()
-            wait_for(lambda: any(a.channels & {"personal"} for a in shoppers.since(last)))
-            assert server.process.poll() is None
+        with serving(*options) as (client, server):
+            wait_for(lambda: errors.read_text().count("nearline worker") == workers)
+            yield client, server, working
     finally:
-        redis.stop()
-    assert shoppers.errors == []
-    assert {answer.status for answer in shoppers.answers} == {200}
-    assert all(answer.hints for answer in shoppers.answers)
-    assert len(away) > 100
-    assert {c for answer in away for c in answer.channels} == {"popular"}
-    assert {c for answer in hanging for c in answer.channels} == {"popular"}
-    assert percentile(shoppers.since(stopped, back), 0.99) <= DEADLINE_MS / 1000
-    assert percentile(hanging, 0.99) <= 2 * DEADLINE_MS / 1000  # the deadline passes first, then the answer is made
+        codes = [worker.stop() for worker in working if worker.process.poll() is None]
+    assert set(codes) == {0}, errors.read_text()
 
 
-LETTERS = ("a", "b")
-PLACES = range(5)
+def fill(path):
+    """Write until the disk is full."""
+    with path.open("wb", buffering=0) as file:
+        while file.write(b"x" * 4096):
+            pass
 
 
-def lettered(version_letter, families):
-    """The tables of the tiny shop, with x2q and the popular list in the words of one version."""
-
-    def build(version):
-        queries = [QueryInfo(f"{letter} {word}", None, 1) for letter in LETTERS for word in ("hat", *map(str, PLACES))]
-        popular = [Suggestion(f"{version_letter} hat", 1.0)]
-        made = dict(families(version))
-        made["catalog"] = iter([(keys.catalog(version, 0), CatalogPart(queries, 1, popular, time.time()))])
-        made["x2q"] = iter(
-            [
-                (keys.x2q(version, "query", f"trigger {n}"), [Suggestion(f"{version_letter} {n}", 1.0)])
-                for n in PLACES
-            ]
-        )
-        return made
-
-    return build
+def test_a_full_disk_refuses_events_and_loses_none(shop_run, tmp_path, disk):
+    """Store and log on one disk: what was refused was said to be, what was accepted is served in the end."""
+    folder = disk("size=12m")
+    store = f"lmdb:{folder}/store?map_gb=0.005"
+    with shop(shop_run, tmp_path, store, f"sqlite:{folder}/log.sqlite") as (client, server, (worker,)):
+        assert searched(client, "before", "sled") == 202
+        wait_for(lambda: lists(store, "before"))
+        filler = folder / "filler"
+        with pytest.raises(OSError, match="No space"):
+            fill(filler)
+        batches = [[event(f"{n}-{i}", "wool hat") for i in range(50)] for n in range(40)]
+        answers = [client.post("/v1/events", json=batch) for batch in batches]
+        accepted = [n for n, answer in enumerate(answers) if answer.status_code == 202]
+        assert {answer.status_code for answer in answers} >= {503}
+        assert {answer.status_code for answer in answers} <= {202, 503}
+        assert "cannot keep this now" in answers[-1].json()["detail"]
+        assert first_channel(client, "u00") == "personal"
+        filler.unlink()
+        wait_for(lambda: searched(client, "after", "wool hat") == 202)
+        for user in ("after", *(f"{n}-{i}" for n in accepted for i in (0, 49))):
+            wait_for(lambda: lists(store, user) == [{"wool hat"}])  # noqa: B023
+            assert behaviours(store, user) == ["wool hat"]
+        assert server.process.poll() is None
+        assert worker.process.poll() is None
 
 
 @pytest.mark.parametrize("kind", ["lmdb", "redis"])
-def test_x2q_swapped_under_load_is_never_seen_half(kind, shop_run, tmp_path, request):
-    """Every answer has the whole list of one table: five triggers and the popular query of the same version."""
-    url = request.getfixturevalue("redis_url") if kind == "redis" else f"lmdb:{tmp_path}/store?map_gb=1"
-    options = ["--run", shop_run.folder, "--store", url, "--log", f"sqlite:{tmp_path}/log.sqlite"]
-    events = ",".join(
-        f'{{"action_name":"search","user_query":"trigger%20{n}","timestamp":{int(time.time()) - n}}}' for n in PLACES
-    ).replace('"', "%22")
-    families = RunTables(shop_run.config, shop_run.folder).families
-
-    async def swap(letter):
-        store = open_store(url)
-        version = (await publish(shop_run.config, store, lettered(letter, families)))["version"]
-        await store.close()
-        return version
-
-    run(swap("a"))
-    settings = ["--set", "serving.deadline_ms=5000", "--set", "serving.near_duplicate=100"]
-    with (
-        serving(*options, *settings) as (client, _),
-        load(client, 6, lambda n: f"/v1/hints?user=new{n}&n=10&events=[{events}]") as shoppers,
+def test_damaged_values_are_left_out_and_written_anew(kind, shop_run, tmp_path, request):
+    store = request.getfixturevalue("redis_url") if kind == "redis" else f"lmdb:{tmp_path}/store?map_gb=1"
+    settings = ("--set", "serving.deadline_ms=5000")
+    with shop(shop_run, tmp_path, store, f"sqlite:{tmp_path}/log.sqlite", *settings) as (
+        client,
+        server,
+        (worker,),
     ):
-        for letter in "bababa":
-            version = run(swap(letter))
-            wait_for(lambda: client.get("/readyz").json()["table"] == version)  # noqa: B023
-    assert shoppers.errors == []
-    seen = {frozenset(hint["query"] for hint in answer.hints) for answer in shoppers.answers}
-    whole = {letter: frozenset(f"{letter} {word}" for word in ("hat", *PLACES)) | {"gift card"} for letter in LETTERS}
-    assert seen == set(whole.values())
-    assert len(shoppers.answers) > 100
+        assert searched(client, "u00", "sled") == 202
+        wait_for(lambda: lists(store, "u00"))
+        version = opened(store, current).version
+        own = [keys.base(version, "u00"), keys.live("u00"), keys.u2q("u00")]
+        bad = dict.fromkeys([*own, keys.coclick(version, "sled"), keys.gone("u00")], b"\xc1 no msgpack")
+        opened(store, lambda opened: opened.put(bad, 600))
+        assert first_channel(client, "u00") == "popular"
+        damaged = counted(client, "aigq_damaged_values_total")
+        assert damaged == {f'family="{family}"': 1.0 for family in ("base", "live", "u2q")}
+        assert searched(client, "u00", "wool hat") == 202
+        assert behaviours(store, "u00") == ["wool hat"]
+        wait_for(lambda: lists(store, "u00") == [{"wool hat"}])
+        opened(store, lambda opened: opened.put({keys.CURRENT: b"\xc1"}, 600))
+        wait_for(lambda: client.get("/readyz").status_code == 503)
+        assert first_channel(client, "u01") == "personal"  # the table in memory goes on
+        put_on_line(shop_run, store)
+        wait_for(lambda: client.get("/readyz").status_code == 200)
+        wait_for(lambda: "personal" in {hint["channel"] for hint in hints(client, user="u00", n=30)})
+        assert server.process.poll() is None
+        assert worker.process.poll() is None
+
+
+CLOCK = """
+import os, time
+_now = time.time
+def ahead():
+    with open(os.environ["CLOCK_AHEAD"]) as file:
+        return float(file.read())
+time.time = lambda: _now() + ahead()
+"""
+
+
+@pytest.mark.parametrize(("jump", "kind"), [(3600, "embedded"), (-3600, "embedded"), (-3600, "redis")])
+def test_the_clock_jumps_by_an_hour(jump, kind, shop_run, tmp_path, request, monkeypatch):
+    """All clocks at once, and a worker dies in the same moment: soon every list is new again."""
+    (tmp_path / "sitecustomize.py").write_text(CLOCK)
+    ahead = tmp_path / "ahead"
+    ahead.write_text("0")
+    monkeypatch.setenv("CLOCK_AHEAD", str(ahead))
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    if kind == "redis":
+        store = log = request.getfixturevalue("redis_url")
+    else:
+        store, log = f"lmdb:{tmp_path}/store?map_gb=1", f"sqlite:{tmp_path}/log.sqlite"
+    settings = ("--set", "serving.deadline_ms=5000", "--set", "serving.nearline.debounce_s=0.5")
+    with shop(shop_run, tmp_path, store, log, *settings, workers=2) as (client, _, workers):
+        users = [f"j{n}" for n in range(32)]  # of all partitions
+        assert {searched(client, user, "sled") for user in users} == {202}
+        for user in users:
+            wait_for(lambda: lists(store, user) == [{"sled"}])  # noqa: B023
+        assert searched(client, "waiting", "sled") == 202
+        workers[0].kill()
+        written = ahead.with_suffix(".new")
+        written.write_text(str(jump))
+        written.replace(ahead)
+        begun = time.monotonic()
+        assert {searched(client, user, "wool hat") for user in (*users, "waiting")} == {202}
+        for user in (*users, "waiting"):
+            wait_for(lambda: lists(store, user)[:1] == [{"sled", "wool hat"}])  # noqa: B023
+        assert time.monotonic() - begun < 15
+        for user in users:
+            assert sorted(behaviours(store, user)) == ["sled", "wool hat"]
+        assert "wool hat" not in {hint["query"] for hint in hints(client, user="j0", n=30)}  # just searched

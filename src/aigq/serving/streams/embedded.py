@@ -72,7 +72,7 @@ class SqliteLog:
         now = self._clock()
         rows = [(partition_of(m.user), m.user, m.body, now) for m in messages]
         insert = "insert into events(part, user, body, received) values (?, ?, ?, ?)"
-        await self._write(lambda db: db.executemany(insert, rows))
+        await self._write(lambda db: _run_all(db, insert, rows))
 
     async def lease(self, group: str, worker: str, seconds: float) -> list[int]:
         """See EventLog."""
@@ -127,7 +127,7 @@ class SqliteLog:
     async def set_aside(self, record: Record, reason: str) -> None:
         """See EventLog."""
         row = (record.user, record.body, reason, self._clock())
-        await self._write(lambda db: db.execute("insert into dead values (?, ?, ?, ?)", row))
+        await self._write(lambda db: _run_all(db, "insert into dead values (?, ?, ?, ?)", [row]))
 
     async def dead_letters(self, n: int) -> list[DeadLetter]:
         """See EventLog."""
@@ -194,6 +194,15 @@ class SqliteLog:
                 raise LogError(f"the log {self._path} failed: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
+
+
+def _run_all(db: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """One statement for each row.
+
+    Returns no cursor: one that ends in the caller's thread resets the statement, which this thread may be
+    using again by then (SQLITE_MISUSE under load).
+    """
+    db.executemany(statement, rows)
 
 
 def _lease(db: sqlite3.Connection, group: str, worker: str, now: float, until: float) -> None:
