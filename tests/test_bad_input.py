@@ -606,24 +606,6 @@ def test_killed_in_import_is_never_taken_for_an_import(aigq, nth):
 # --- disk full ---
 
 
-@pytest.fixture
-def disk(tmp_path):
-    """A disk of a given size, mounted in the test's folder; a full one is a full one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-
-    def mount(*options):
-        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", str(folder)]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("a small disk can be mounted by root only")
-        return folder
-
-    yield mount
-    if os.path.ismount(folder):
-        # lazily, since the traceback of a failed test may keep a file open
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_in_import_leaves_the_old_tables(aigq, disk):
     write_log(log_lines(users=1, days=1))
     out = disk("size=64k") / "tables"

@@ -27,7 +27,9 @@ class NearlineConfig(Section):
     max_age_s: float = Field(
         900.0, gt=0, description="a signal that waited longer is shed, and counted: the user is gone"
     )
-    lease_s: float = Field(30.0, gt=1, description="after so long without a sign of life a worker is dead")
+    lease_s: float = Field(
+        30.0, gt=1, le=150, description="after so long without a sign of life a worker is dead"
+    )
 
 
 class ServingConfig(Section):
@@ -93,7 +95,10 @@ class ServingConfig(Section):
     max_body_kb: int = Field(256, ge=1, description="largest request body")
     max_events: int = Field(500, ge=1, description="events in one request")
     max_in_flight: int = Field(
-        256, ge=1, description="requests at a time in one process; the others get the popular list at once"
+        256,
+        ge=1,
+        description="requests at a time in one process: of hints, the others get the popular list at once; "
+        "with events, the others get a 503",
     )
     cors_origins: list[str] = Field([], description="origins whose pages may call the API")
     log_days: float = Field(7.0, gt=0, description="events stay in the log for so long")

@@ -15,7 +15,7 @@ from aigq.serving.live_history import Histories
 from aigq.serving.nearline import GROUP, Worker
 from aigq.serving.publish import publish
 from aigq.serving.run_tables import RunTables
-from aigq.serving.state import Event, Live, U2q, decode, encode
+from aigq.serving.state import Event, Generation, Live, Suggestion, U2q, decode, encode
 from aigq.serving.stores import open_store
 from aigq.serving.stores.memory import MemoryStore
 from aigq.serving.streams import Message, open_log
@@ -226,6 +226,45 @@ def test_an_erased_user_gets_no_list_from_work_under_way(shop_run):
         return [e.key async for e in bench.store.scan("") if "u02" in e.key]
 
     assert asyncio.run(work()) == []
+
+
+def test_a_worker_that_was_overtaken_changes_nothing(shop_run):
+    """Its partition went to another worker while it wrote; the other's list has seen more."""
+
+    async def work():
+        bench = Bench(shop_run)
+        newer = U2q([Generation("m@1", time.time(), time.time() + 1, [Suggestion("sled")])])
+
+        def overtaken(moments, n):
+            write = bench.store.put({keys.u2q("u"): encode(newer)}, 60)
+            asyncio.run_coroutine_threadsafe(write, loop).result()
+            return [[Hint("wool hat", 1.0, "r")] for _ in moments]
+
+        loop = asyncio.get_running_loop()
+        bench.inner = overtaken
+        worker = await bench.published()
+        await bench.log.append(messages(search("u", "wool hat")))
+        await steps(worker)
+        return newer, await bench.u2q("u"), (await bench.log.backlog(GROUP)).messages
+
+    newer, found, backlog = asyncio.run(work())
+    assert found == newer
+    assert backlog == 0
+
+
+def test_a_list_from_before_the_clock_was_set_back_stops_nothing(shop_run):
+    async def work():
+        bench = Bench(shop_run)
+        ahead = time.time() + 3600
+        await bench.store.put(
+            {keys.u2q("u"): encode(U2q([Generation("m@1", ahead, ahead, [])], [ahead]))}, 60
+        )
+        worker = await bench.published()
+        await bench.log.append(messages(search("u", "wool hat")))
+        await steps(worker)
+        return await bench.u2q("u")
+
+    assert [h.query for h in asyncio.run(work()).runs[0].hints] == ["wool hat"]
 
 
 @pytest.mark.parametrize("deaths", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])

@@ -2,8 +2,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigq.serving.live_history import Histories
-from aigq.serving.signals import Pending, add, due, signal_of, too_old
-from aigq.serving.state import Past
+from aigq.serving.signals import Pending, add, answered, due, signal_of, too_old
+from aigq.serving.state import Generation, Past, U2q
 
 
 def past(at, action, text, category=None, id=None):
@@ -47,6 +47,21 @@ def test_active_users_first_and_the_old_are_shed():
     waiting = {name: pending(name, at, at) for name, at in [("a", 1.0), ("b", 3.0), ("c", 2.0)]}
     assert [p.user for p in due(waiting, 9.0, 1.0, 2)] == ["b", "c"]
     assert [p.user for p in too_old(waiting, 12.5, 10.0)] == ["a", "c"]
+
+
+def test_a_clock_that_is_set_back_holds_nobody_up():
+    waiting = {"u": pending("u", 3600.0, 3600.0)}
+    assert [p.user for p in due(waiting, 10.0, 1.0, 9)] == ["u"]
+    assert too_old(waiting, 10.0, 900.0) == []
+    assert due({"u": pending("u", 10.2, 10.2)}, 10.0, 1.0, 9) == []  # clocks of two machines
+
+
+def test_up_to_when_a_list_has_seen_events():
+    newest, older = (Generation("m", at, at, []) for at in (100.0, 50.0))
+    assert answered(U2q(), 200.0, 30.0) == 0.0
+    assert answered(U2q([newest, older]), 200.0, 30.0) == 100.0
+    assert answered(U2q([newest, older]), 70.0, 30.0) == 100.0
+    assert answered(U2q([newest, older]), 69.0, 30.0) == 0.0  # the clock was set back
 
 
 def test_a_live_moment_goes_on_after_the_published_history(prepared_shop):

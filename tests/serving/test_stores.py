@@ -10,6 +10,7 @@ import lmdb
 import pytest
 from serving_helpers import RedisServer, free_port, listening
 
+from aigq.config_serving import ServingConfig
 from aigq.errors import UsageError
 from aigq.serving.stores import StoreError, open_store, shown
 from aigq.serving.stores.embedded import LmdbStore
@@ -88,6 +89,16 @@ def test_no_concurrent_update_is_lost(url):
         return struct.unpack(">q", (await store.get(["n"]))[0])[0]
 
     assert run(url, work) == 12
+
+
+def test_many_reads_at_a_time(url):
+    """Twice as many as `serving.max_in_flight`: x2q and co-click are read side by side."""
+
+    async def work(store):
+        await store.put({"a": b"1"}, 60)
+        return await asyncio.gather(*(store.get(["a"]) for _ in range(2 * ServingConfig().max_in_flight)))
+
+    assert run(url, work) == [[b"1"]] * 512
 
 
 def test_scan_finds_a_prefix_with_sizes_and_times(url):

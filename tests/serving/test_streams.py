@@ -7,7 +7,9 @@ from serving_helpers import free_port
 
 from aigq.errors import UsageError
 from aigq.serving.streams import LeaseLost, LogError, Message, open_log
+from aigq.serving.streams.embedded import SqliteLog
 from aigq.serving.streams.log import PARTITIONS, partition_of
+from aigq.serving.streams.networked import RedisLog
 
 
 @pytest.fixture(params=["memory", "sqlite", "redis"])
@@ -109,6 +111,26 @@ def test_a_released_partition_is_free_at_once(url):
         return await log.lease("g", "b", 60)
 
     assert run(url, work) == ALL
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_lease_from_before_the_clock_was_set_back_is_free(kind, tmp_path, request):
+    now = [7200.0]
+
+    async def work():
+        if kind == "redis":
+            log = RedisLog(request.getfixturevalue("redis_url"), lambda: now[0])
+        else:
+            log = SqliteLog(tmp_path / "log.sqlite", lambda: now[0])
+        await log.lease("g", "dead", 60)
+        now[0] = 3600.0
+        found = await log.lease("g", "a", 60)
+        again = await log.lease("g", "a", 60)
+        await log.commit("g", "a", {0: "1-0" if kind == "redis" else "1"})
+        await log.close()
+        return found, again
+
+    assert asyncio.run(work()) == (ALL, ALL)
 
 
 def test_poisoned_events_are_set_aside_with_the_reason(url):

@@ -23,7 +23,7 @@ from aigq.serving.access import Refused, Role
 from aigq.serving.catalog import current
 from aigq.serving.events import EventError, UbiEvent, parse_event, shopper
 from aigq.serving.hints import Ask
-from aigq.serving.metrics import REJECTED, REQUESTS, SECONDS
+from aigq.serving.metrics import REJECTED, REQUESTS, SECONDS, SHED
 from aigq.serving.service import Service
 from aigq.serving.state import Event
 from aigq.serving.stores import StoreError
@@ -112,7 +112,7 @@ _PROBLEMS: Final = {
         413: "The body is too large.",
         414: "The address is too long.",
         429: "Too many requests.",
-        503: "The event log or the store is away.",
+        503: "The event log or the store is away, or too many events came at a time.",
     }.items()
 }
 
@@ -150,6 +150,9 @@ async def post_events(request: Request[Any, Any, Any], data: UbiEvent | list[Ubi
     """One UBI 1.3.0 event or a list of them. Taken events are on disk when this returns."""
     here, now = service(request), time.time()
     batch = data if isinstance(data, list) else [data]
+    if here.taking >= here.config.serving.max_in_flight:
+        SHED.labels("events").inc()
+        raise Refused(503, "too many events at a time; send it again")
     if len(batch) > here.config.serving.max_events:
         raise Refused(413, f"at most {here.config.serving.max_events} events in one request")
     good: list[Event] = []

@@ -44,13 +44,15 @@ def triggers(version: str, past: Sequence[Past], n: int) -> list[Trigger]:
 def from_u2q(base: Base, value: U2q, runs: int, depth: int = DEPTH) -> Proposals:
     """The last M = `runs` generations as one list; the backfill is one of them.
 
-    A query's value is 1 / rank, halved for each newer generation.
+    A query's value is 1 / rank, halved for each newer generation. The runs are newest first, even where the
+    clock was set back between them.
     """
-    every = [*value.runs, *([base.backfill] if base.backfill is not None else [])]
-    latest = sorted(every, key=lambda run: -run.at)[:runs]
+    latest = list(value.runs)
+    if base.backfill is not None:
+        latest.insert(sum(run.at >= base.backfill.at for run in latest), base.backfill)
     scores: dict[str, float] = {}
     reasons: dict[str, str] = {}
-    for age, run in enumerate(latest):
+    for age, run in enumerate(latest[:runs]):
         for rank, hint in enumerate(run.hints, start=1):
             score = AGED**age / rank
             reasons.setdefault(hint.query, hint.reason)

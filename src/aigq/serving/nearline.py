@@ -36,7 +36,7 @@ from aigq.serving.metrics import (
     GUARDED,
     SHED,
 )
-from aigq.serving.signals import Pending, add, due, signal_of, too_old
+from aigq.serving.signals import Pending, add, answered, due, signal_of, too_old
 from aigq.serving.state import (
     Base,
     Event,
@@ -185,12 +185,11 @@ class Worker:
             [keys.base(self._catalogs.now.version, user), keys.u2q(user)]
         )
         past = recent(intact(Base, base_value) or Base(), live)
-        runs = (intact(U2q, u2q_value) or U2q()).runs
-        answered = runs[0].seen if runs else 0.0
+        done = answered(intact(U2q, u2q_value) or U2q(), time.time(), self._nearline.lease_s)
         by_id = {p.id: p for p in past}
         for record, event in own:
             behaviour = by_id.get(event.id)
-            if behaviour is None or record.received <= answered or signal_of(behaviour, past) is None:
+            if behaviour is None or record.received <= done or signal_of(behaviour, past) is None:
                 continue
             add(
                 self._pending,
@@ -255,11 +254,17 @@ class Worker:
         return [Suggestion(h.query, h.reason) for h in hints if h.query not in refused]
 
     async def _keep(self, one: Pending, hints: list[Suggestion], now: float, erased: float) -> None:
-        """Add the list to the user's last M; not if the user was erased meanwhile."""
+        """Add the list to the user's last M; not if the user was erased meanwhile.
+
+        Nor if the list there has seen as much: then the partition went to another worker while this one
+        wrote.
+        """
         run = Generation(self._model, now, self._seen.get(one.user, one.last), hints)
 
-        def added(value: bytes | None) -> bytes:
+        def added(value: bytes | None) -> bytes | None:
             before = intact(U2q, value) or U2q()
+            if answered(before, now, self._nearline.lease_s) >= run.seen:
+                return value
             times = [at for at in before.times if now - at < _HOUR][-self._nearline.budget_per_hour :]
             return encode(U2q([run, *before.runs][: self._serving.u2q_runs], [*times, now]))
 

@@ -14,8 +14,7 @@ from aigq.config import Config
 from aigq.errors import StageError
 from aigq.progress import task
 from aigq.serving import keys
-from aigq.serving.catalog import current
-from aigq.serving.state import Current, decode, encode
+from aigq.serving.state import Current, decode, encode, intact
 from aigq.serving.stores import Store
 
 Values = Iterator[tuple[str, Any]]
@@ -69,13 +68,15 @@ async def _write(store: Store, values: Values, ttl: float, advance: Callable[[in
 
 
 async def _switch(config: Config, store: Store, change: Callable[[Current | None], Current]) -> Current:
-    """Change the pointer in one step, whoever else publishes; then remove the versions that it dropped."""
-    await current(store)  # a damaged pointer is an error here, not inside the change
+    """Change the pointer in one step, whoever else publishes; then remove the versions that it dropped.
+
+    A damaged pointer counts as none: publishing repairs it, and what it named expires.
+    """
     before: Current | None = None
 
     def changed(value: bytes | None) -> bytes:
         nonlocal before
-        before = decode(Current, value)
+        before = intact(Current, value)
         return encode(change(before))
 
     now = decode(Current, await store.update(keys.CURRENT, changed, config.serving.table_days * 86400))

@@ -51,6 +51,8 @@ class Service:
         self.catalogs = Catalogs(store, clicks=config.serving.ranker == "ctr")
         self.hints = Hints(config, store, self.catalogs, Guards(config.serving, profane), ranker)
         self.impressions = Impressions(log)
+        self.taking = 0
+        """Calls of `take` that wait for the log or the store."""
 
     @asynccontextmanager
     async def running(self, _app: object = None) -> AsyncIterator[None]:
@@ -77,6 +79,13 @@ class Service:
         The log is what counts: the nearline worker applies each event again, which changes nothing. Raises
         LogError when the log does not take them.
         """
+        self.taking += 1
+        try:
+            await self._take(events)
+        finally:
+            self.taking -= 1
+
+    async def _take(self, events: Sequence[Event]) -> None:
         await self.log.append([Message(event.user, encode(event)) for event in events])
         by_user: dict[str, list[Event]] = {}
         for event in events:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
-from aigq.serving.state import Past
+from aigq.serving.state import Past, U2q
 
 Signal = Literal["new_search", "new_category", "purchase"]
 PATIENCE: Final = 5.0
@@ -31,6 +31,15 @@ def signal_of(event: Past, past: Sequence[Past]) -> Signal | None:
     return None if any((p.category or p.text) == kind for p in earlier) else "new_category"
 
 
+def answered(u2q: U2q, now: float, skew_s: float) -> float:
+    """Up to when the newest list has seen events; 0.0 without a list.
+
+    Also 0.0 when that is more than `skew_s` ahead: the clock was set back after the list.
+    """
+    seen = u2q.runs[0].seen if u2q.runs else 0.0
+    return seen if seen <= now + skew_s else 0.0
+
+
 @dataclass(frozen=True)
 class Pending:
     """A user who waits for a list. `first` and `last` are when their signals arrived."""
@@ -51,7 +60,10 @@ def add(pending: dict[str, Pending], new: Pending) -> None:
 def due(pending: dict[str, Pending], now: float, debounce_s: float, n: int) -> list[Pending]:
     """At most n users whose signals have settled, those who acted last first: they are still here."""
     settled = [
-        p for p in pending.values() if now - p.last >= debounce_s or now - p.first >= PATIENCE * debounce_s
+        p
+        for p in pending.values()
+        # signals from the future are older than the clock, which was set back: they need not wait for it
+        if abs(now - p.last) >= debounce_s or abs(now - p.first) >= PATIENCE * debounce_s
     ]
     return sorted(settled, key=lambda p: (-p.last, p.user))[:n]
 

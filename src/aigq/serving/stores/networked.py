@@ -16,6 +16,7 @@ T = TypeVar("T")
 _AT_ONCE: Final = 1000
 _TRIES: Final = 20
 _TIMEOUT_S: Final = 2.0
+_CONNECTIONS: Final = 1024  # redis-py's own limit of 100 failed reads under load; opened as needed
 _SWAP: Final = """
 local now = redis.call('GET', KEYS[1])
 if (ARGV[1] == '1') ~= (now ~= false) then return 0 end
@@ -38,7 +39,11 @@ class RedisStore:
         scheme, _, rest = url.partition("://")
         self._cluster = scheme.endswith("+cluster")
         scheme = scheme.removesuffix("+cluster").replace("valkey", "redis")
-        options: dict[str, Any] = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
+        options: dict[str, Any] = {
+            "socket_timeout": _TIMEOUT_S,
+            "socket_connect_timeout": _TIMEOUT_S,
+            "max_connections": _CONNECTIONS,
+        }
         try:
             kind: Any = RedisCluster if self._cluster else redis.Redis
             self._redis: Any = kind.from_url(f"{scheme}://{rest}", **options)

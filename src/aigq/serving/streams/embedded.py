@@ -14,6 +14,7 @@ from typing import Final, TypeVar
 
 from aigq.serving.stores.store import Clock
 from aigq.serving.streams.log import (
+    FAR_S,
     PARTITIONS,
     Backlog,
     DeadLetter,
@@ -71,7 +72,7 @@ class SqliteLog:
         now = self._clock()
         rows = [(partition_of(m.user), m.user, m.body, now) for m in messages]
         insert = "insert into events(part, user, body, received) values (?, ?, ?, ?)"
-        await self._write(lambda db: db.executemany(insert, rows))
+        await self._write(lambda db: _run_all(db, insert, rows))
 
     async def lease(self, group: str, worker: str, seconds: float) -> list[int]:
         """See EventLog."""
@@ -126,7 +127,7 @@ class SqliteLog:
     async def set_aside(self, record: Record, reason: str) -> None:
         """See EventLog."""
         row = (record.user, record.body, reason, self._clock())
-        await self._write(lambda db: db.execute("insert into dead values (?, ?, ?, ?)", row))
+        await self._write(lambda db: _run_all(db, "insert into dead values (?, ?, ?, ?)", [row]))
 
     async def dead_letters(self, n: int) -> list[DeadLetter]:
         """See EventLog."""
@@ -195,17 +196,29 @@ class SqliteLog:
         return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
 
 
+def _run_all(db: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+    """One statement for each row.
+
+    Returns no cursor: one that ends in the caller's thread resets the statement, which this thread may be
+    using again by then (SQLITE_MISUSE under load).
+    """
+    db.executemany(statement, rows)
+
+
 def _lease(db: sqlite3.Connection, group: str, worker: str, now: float, until: float) -> None:
     """Keep at most a fair share of what is held, and take free partitions up to it."""
-    db.execute("delete from workers where grp = ? and until <= ?", (group, now))
+    far = now + FAR_S
+    db.execute("delete from workers where grp = ? and (until <= ? or until > ?)", (group, now, far))
     db.execute("insert or replace into workers values (?, ?, ?)", (group, worker, until))
     rows = [(group, part) for part in range(PARTITIONS)]
     db.executemany("insert or ignore into parts values (?, ?, 0, null, 0)", rows)
     (workers,) = db.execute("select count(*) from workers where grp = ?", (group,)).fetchone()
     held = "select part from parts where grp = ? and worker = ? and until > ? order by part"
     mine = [part for (part,) in db.execute(held, (group, worker, now))]
-    free = "select part from parts where grp = ? and (worker is null or until <= ?) order by part"
-    others = [part for (part,) in db.execute(free, (group, now))]
+    free = """
+        select part from parts where grp = ? and (worker is null or until <= ? or (until > ? and worker <> ?))
+        order by part"""
+    others = [part for (part,) in db.execute(free, (group, now, far, worker))]
     for part in mine[share(workers) :]:
         db.execute("update parts set worker = null, until = 0 where grp = ? and part = ?", (group, part))
     for part in [*mine, *others][: share(workers)]:

@@ -14,6 +14,11 @@ from typing import Final, NamedTuple, Protocol
 from aigq.errors import StageError
 
 PARTITIONS: Final = 16
+FAR_S: Final = 300.0
+"""A lease that ends later than this from now was taken before the clock was set back: it counts as expired.
+
+So leases are at most half of it, since the clocks of a group agree to within a lease.
+"""
 
 
 class LogError(StageError):

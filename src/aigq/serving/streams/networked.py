@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 
 from aigq.serving.stores.store import Clock
 from aigq.serving.streams.log import (
+    FAR_S,
     PARTITIONS,
     Backlog,
     DeadLetter,
@@ -36,14 +37,16 @@ _ERASE_AT_ONCE: Final = 1000
 _LEASE: Final = """
 local workers, owners, untils = KEYS[1], KEYS[2], KEYS[3]
 local worker, now, till, parts, keep = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4]), ARGV[5]
+local far = tonumber(ARGV[6])
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', now)
+redis.call('ZREMRANGEBYSCORE', workers, '(' .. ARGV[6], '+inf')
 redis.call('ZADD', workers, till, worker)
 local fair = math.ceil(parts / redis.call('ZCARD', workers))
 local mine, free = {}, {}
 for p = 0, parts - 1 do
   local owner, till_p = redis.call('HGET', owners, p), tonumber(redis.call('HGET', untils, p) or '0')
   if owner == worker and till_p > now then mine[#mine + 1] = p
-  elseif not owner or till_p <= now then free[#free + 1] = p end
+  elseif not owner or till_p <= now or till_p > far then free[#free + 1] = p end
 end
 for i = fair + 1, #mine do redis.call('HDEL', owners, mine[i]); redis.call('HDEL', untils, mine[i]) end
 local held = {}
@@ -114,7 +117,7 @@ class RedisLog:
     async def lease(self, group: str, worker: str, seconds: float) -> list[int]:
         """See EventLog."""
         now = self._clock()
-        arguments = (worker, repr(now), repr(now + seconds), PARTITIONS, _KEEP_S)
+        arguments = (worker, repr(now), repr(now + seconds), PARTITIONS, _KEEP_S, repr(now + FAR_S))
         held = await _answered(partial(self._redis.eval, _LEASE, 3, *_leases(group), *arguments))
         return sorted(int(part) for part in held)
 
