@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aigq.erased import REASON, Erased
 from aigq.errors import EmptyLogError, SourceError
 from aigq.sources.summary import ImportSummary
 from aigq.sources.workspace import Workspace, sql
@@ -26,16 +27,18 @@ _LAST = "events"
 """Put in place after all others: with it the tables are whole, and other commands look for it."""
 
 
-def write_tables(workspace: Workspace, out: Path, source: str, provenance: Provenance) -> ImportSummary:
-    """Merge `checked`, `raw_items` and `raw_users` into the tables of `out`.
+def write_tables(
+    workspace: Workspace, out: Path, source: str, provenance: Provenance, erased: Erased
+) -> ImportSummary:
+    """Merge `checked`, `raw_items` and `raw_users` into the tables of `out`, without the erased users.
 
     Raises:
         EmptyLogError: no event is left; nothing is written.
     """
     old = _read_old(workspace, out)
     counts = _merge_events(workspace, old)
-    _merge_entities(workspace, old)
-    _merge_rejected(workspace, old)
+    _merge_entities(workspace, old, erased)
+    _merge_rejected(workspace, old, erased)
     rejected = dict(
         workspace.rows(
             "SELECT reason, count(*) FROM checked WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
@@ -127,7 +130,7 @@ def _merge_events(workspace: Workspace, old: bool) -> dict[str, int]:
     return {"rows": rows, "new_events": new, "searches_derived": derived, "duplicates": good - new}
 
 
-def _merge_entities(workspace: Workspace, old: bool) -> None:
+def _merge_entities(workspace: Workspace, old: bool, erased: Erased) -> None:
     """Items and users: one row per id; what this import says wins over what was there."""
     usable = "raw_items WHERE item_id IS NOT NULL AND item_id <> ''"
     before = "UNION ALL SELECT *, 0 AS origin FROM old_items" if old else ""
@@ -142,16 +145,19 @@ def _merge_entities(workspace: Workspace, old: bool) -> None:
     workspace.db.execute(f"""
         CREATE OR REPLACE TABLE users AS
         SELECT DISTINCT ON (user_id) user_id, profile
-        FROM (SELECT user_id, profile, 1 AS origin FROM raw_users WHERE user_id IS NOT NULL {before})
+        FROM (SELECT user_id, profile, 1 AS origin FROM raw_users
+              WHERE user_id IS NOT NULL AND NOT {erased.is_listed("user_id")} {before})
         ORDER BY user_id, origin DESC, profile::VARCHAR
     """)
 
 
-def _merge_rejected(workspace: Workspace, old: bool) -> None:
+def _merge_rejected(workspace: Workspace, old: bool, erased: Erased) -> None:
+    """Rows of erased users are counted and not kept, nor lines that name them."""
     before = "UNION SELECT file, row, reason, content FROM old_rejected" if old else ""
     workspace.db.execute(
         "CREATE OR REPLACE TABLE rejected AS "
-        f"SELECT DISTINCT file, row, reason, content FROM checked WHERE reason IS NOT NULL {before}"
+        "SELECT DISTINCT file, row, reason, content FROM checked "
+        f"WHERE reason <> '{REASON}' AND NOT {erased.is_mentioned('content')} {before}"
     )
 
 

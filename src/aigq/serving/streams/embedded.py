@@ -7,7 +7,7 @@ nothing, a power cut may lose the last transactions, and never damages the file.
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -27,6 +27,7 @@ from aigq.serving.streams.log import (
 
 T = TypeVar("T")
 _WAIT_S: Final = 30.0
+_PAGE: Final = 1000
 _SCHEMA: Final = """
 create table if not exists events(
     seq integer primary key autoincrement, part integer not null, user text not null, body blob not null,
@@ -161,6 +162,19 @@ class SqliteLog:
         erased = await self._write(work)
         await self._run(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
         return erased
+
+    async def scrub(self) -> None:
+        """See EventLog."""
+        await self._run(lambda db: db.execute("vacuum"))
+        await self._run(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
+
+    async def dump(self) -> AsyncIterator[Message]:
+        """See EventLog. A page at a time, so that others can write in between."""
+        for table in ("events", "dead"):
+            page, last = f"select rowid, user, body from {table} where rowid > ? order by rowid limit ?", 0
+            while rows := await self._run(lambda db, p=page, n=last: db.execute(p, (n, _PAGE)).fetchall()):
+                for last, user, body in rows:
+                    yield Message(user, body)
 
     async def close(self) -> None:
         """See EventLog."""
