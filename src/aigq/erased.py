@@ -78,7 +78,9 @@ class Erased:
         if not self.users:
             return "false"
         text = f"coalesce({column}, '')"
-        parts = f"list_concat(regexp_split_to_array({text}, '{_WORDS}'), string_split_regex({text}, '{_FIELDS}'))"
+        parts = (
+            f"list_concat(regexp_split_to_array({text}, '{_WORDS}'), string_split_regex({text}, '{_FIELDS}'))"
+        )
         digests = f"list_transform({parts}, lambda part: sha256('{self.salt}' || trim(part, ' :''\"')))"
         return f"list_has_any({digests}, [{self._digests()}])"
 

@@ -76,7 +76,7 @@ async def erase(store: Store, log: EventLog, user: str) -> int:
 
 
 async def erase_all(store: Store, log: EventLog, user: str) -> dict[str, int]:
-    """As `erase`, and also keys of versions that are not kept any more, and what removed data leaves in files.
+    """As `erase`, and also keys of versions that are not kept any more, and what removal leaves in files.
 
     Slow: it looks at the name of every key, and embedded files are written anew.
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -44,28 +45,36 @@ def write_tables(
             "SELECT reason, count(*) FROM checked WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
         )
     )
-    events, users, first, last = workspace.rows(
-        "SELECT count(*), count(DISTINCT user_id), min(ts), max(ts) FROM events"
-    )[0]
-    if not events:
+    state = state_of(workspace)
+    if not state["events"]:
         why = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "it has no rows"
         raise EmptyLogError(f"{source}: no events are left of the log ({why}); nothing was written")
     summary = ImportSummary(
         source=source,
         provenance=provenance,
-        events=events,
-        users=users,
-        items=workspace.rows("SELECT count(*) FROM items")[0][0],
-        first_ts=first,
-        last_ts=last,
         rejected=rejected,
-        actions=dict(workspace.rows("SELECT action, count(*) FROM events GROUP BY 1 ORDER BY 2 DESC, 1")),
-        fingerprint=_fingerprint(workspace),
+        **state,
         **counts,
     )
     if not (old and _nothing_new(workspace, out, summary)):
         _replace_files(workspace, out, summary)
     return summary
+
+
+def state_of(workspace: Workspace) -> dict[str, Any]:
+    """What an ImportSummary says of the tables events, items and users as they are now."""
+    events, users, first, last = workspace.rows(
+        "SELECT count(*), count(DISTINCT user_id), min(ts), max(ts) FROM events"
+    )[0]
+    return {
+        "events": events,
+        "users": users,
+        "items": workspace.rows("SELECT count(*) FROM items")[0][0],
+        "first_ts": first,
+        "last_ts": last,
+        "actions": dict(workspace.rows("SELECT action, count(*) FROM events GROUP BY 1 ORDER BY 2 DESC, 1")),
+        "fingerprint": _fingerprint(workspace),
+    }
 
 
 def _nothing_new(workspace: Workspace, out: Path, summary: ImportSummary) -> bool:
@@ -110,7 +119,7 @@ def _is_ours(path: Path, name: str) -> bool:
         return False
 
 
-def _merge_events(workspace: Workspace, old: bool) -> dict[str, int]:
+def _merge_events(workspace: Workspace, old: bool) -> dict[str, Any]:
     """One event per key; of equal events the smallest position and session, whatever the input's order."""
     before = f"SELECT {_COLUMNS}, 0 AS origin FROM old_events UNION ALL" if old else ""
     workspace.db.execute(f"""

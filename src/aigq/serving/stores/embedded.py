@@ -115,7 +115,7 @@ class LmdbStore:
     async def scrub(self) -> None:
         """See Store. All pages are written anew, then the free ones are overwritten.
 
-        Removing a key leaves its bytes in free pages, in the gaps of pages and as a separator in branch pages.
+        Removing a key leaves its bytes in free pages, in gaps of pages and as a separator in branch pages.
         Readers of other processes see the old or the new pages, and writers wait. In this process nothing
         else may use the store meanwhile.
         """

@@ -171,15 +171,20 @@ class SqliteLog:
     async def dump(self) -> AsyncIterator[Message]:
         """See EventLog. A page at a time, so that others can write in between."""
         for table in ("events", "dead"):
-            page, last = f"select rowid, user, body from {table} where rowid > ? order by rowid limit ?", 0
-            while rows := await self._run(lambda db, p=page, n=last: db.execute(p, (n, _PAGE)).fetchall()):
-                for last, user, body in rows:
+            last = 0
+            while page := await self._page(table, last):
+                last = page[-1][0]
+                for _, user, body in page:
                     yield Message(user, body)
 
     async def close(self) -> None:
         """See EventLog."""
         await self._run(lambda db: db.close())
         self._thread.shutdown()
+
+    async def _page(self, table: str, after: int) -> list[tuple[int, str, bytes]]:
+        query = f"select rowid, user, body from {table} where rowid > ? order by rowid limit {_PAGE}"
+        return await self._run(lambda db: db.execute(query, (after,)).fetchall())
 
     async def _held(self, group: str, worker: str, now: float) -> list[int]:
         query = "select part from parts where grp = ? and worker = ? and until > ? order by part"
