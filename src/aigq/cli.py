@@ -78,6 +78,12 @@ for verb, summary in {
 }.items():
     app.command(f"aigq.cli_serving:{verb}", name=verb, help=summary)  # imported when it is called
 
+app.command(
+    "aigq.cli_erase:erase_user",
+    name="erase-user",
+    help="Remove a user from tables, run, store and log, and scan for the id.",
+)
+
 
 @app.command(name="import")
 def import_(

@@ -135,6 +135,29 @@ class Run:
                         (self.folder / result).unlink(missing_ok=True)
         self._write("stages.json", records)
 
+    def outdate_models(self) -> None:
+        """Mark every model as trained with rows of a user who was erased since; it stays in use until then.
+
+        A training that was under way is forgotten, so that it begins anew.
+        """
+        records = self._records()
+        for name in [name for name in records if kind(name) not in ("prepare", "table")]:
+            if "finished" in records[name]:
+                records[name].setdefault("outdated", _now())
+            else:
+                del records[name]
+        self._write("stages.json", records)
+
+    def outdated_models(self) -> list[str]:
+        """The stages that `outdate_models` marked and that did not run again since."""
+        return [name for name, record in self._records().items() if "outdated" in record]
+
+    def replace_result(self, stage: str, result: dict[str, Any]) -> None:
+        """Another result of a finished stage, whose artefacts were made again without it being begun."""
+        records = self._records()
+        records[stage]["result"] = json.loads(json.dumps(result, default=str))
+        self._write("stages.json", records)
+
     def result(self, stage: str) -> dict[str, Any]:
         """What a finished stage returned, or nothing."""
         if kind(stage) == "table":

@@ -49,6 +49,8 @@ def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, An
     from aigq.training.sft import train_sft as work
 
     stage = stage_of(system)
+    if system == "think_il_sft" and run.config.think.from_direct:
+        _need_current(run, "sft:direct_il_sft")
     if resume:
         run.check_resume(stage)
     return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
@@ -59,6 +61,7 @@ def run_grpo(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, A
     from aigq.training.grpo import train_grpo as work
 
     stage = stage_of(system)
+    _need_current(run, stage_of(GRPO[system]), CTR)
     if resume:
         run.check_resume(stage)
     return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
@@ -113,9 +116,12 @@ def _once(run: Run, stage: str, work: Callable[[], dict[str, Any]], *, force: bo
     """Run a stage, or read its result when it is finished with this config."""
     if force:
         run.forget(stage)
-    if run.finished(stage) and (result := run.result(stage)):
+    outdated = stage in run.outdated_models()
+    if run.finished(stage) and not outdated and (result := run.result(stage)):
         note(f"{stage}: finished earlier in {run.folder}")
         return result
+    if outdated:
+        note(f"{stage}: a user whose rows it was trained with was erased; it is trained again")
     note(f"{stage}: begins")
     with run.stage(stage) as record, redirect_stdout(sys.stderr):
         result = work()
@@ -151,12 +157,28 @@ def need(run: Run, stage: str) -> None:
     """Raise StageError unless the stage is finished; the message names the command that does it."""
     run.check(stage)
     if not run.finished(stage):
-        name, _, system = stage.partition(":")
-        command = "aigq prepare" if name == "prepare" else f"aigq train {name}"
-        command += f" --system {system}" if system else ""
         raise StageError(
-            f"{run.folder} has no finished `{stage}`; run `{command}` first, or `aigq table` for all stages"
+            f"{run.folder} has no finished `{stage}`; run `{_command(stage)}` first, or `aigq table` for all "
+            "stages"
         )
+
+
+def _need_current(run: Run, *stages: str) -> None:
+    """Raise StageError where a model to start from was trained with rows of a user who was erased since."""
+    outdated = [stage for stage in stages if stage in run.outdated_models()]
+    if outdated:
+        raise StageError(
+            f"`{outdated[0]}` in {run.folder} was trained with rows of a user who was erased; "
+            f"run `{_command(outdated[0])}` first, or `aigq table` for all stages"
+        )
+
+
+def _command(stage: str) -> str:
+    """The command that does a stage."""
+    name, _, system = stage.partition(":")
+    if name == "prepare":
+        return "aigq prepare"
+    return f"aigq train {'sft' if name == 'think' else name}{f' --system {system}' if system else ''}"
 
 
 def channel_of(run: Run, row: str) -> "RecallChannel":

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from aigq.config import Config
+from aigq.erased import Erased
 from aigq.errors import EmptyLogError, SourceError
 from aigq.history import behaviours as histories
 from aigq.history import queries, surrogates
@@ -237,7 +238,16 @@ def _open_log(con: Any, folder: Path) -> Log:
     about = _read_json(folder / "import.json")
     provenance, clicks = str(about.get("provenance", "typed")), str(about.get("clicks", "logged"))
     events, items, users = (_open(con, folder, name) for name in ("events", "items", "users"))
-    return Log(events, items, users, provenance, clicks)
+    erased = Erased.load(folder)
+    return Log(_without(events, erased), items, _without(users, erased), provenance, clicks)
+
+
+def _without(rows: ir.Table, erased: Erased) -> ir.Table:
+    """Leaves out erased users, also where the tables were written by another program than `aigq import`."""
+    if not erased.users:
+        return rows
+    digests = (ibis.literal(erased.salt) + rows.user_id).hexdigest("sha256")
+    return rows.filter(digests.notin(sorted(erased.users)))
 
 
 def _open(con: Any, folder: Path, name: str) -> ir.Table:

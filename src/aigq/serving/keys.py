@@ -82,6 +82,11 @@ def u2q(user: str) -> str:
     return f"aigq:u2q:{{u:{short(user)}}}"
 
 
+def is_of(user: str, key: str) -> bool:
+    """Whether a key is one of this user, of whatever family and version."""
+    return key.endswith(f":{{u:{short(user)}}}")
+
+
 def gone(user: str) -> str:
     """Says that a user was erased. Without the user's id, which must be found nowhere afterwards."""
     return f"aigq:gone:{hashlib.blake2b(user.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"

@@ -67,12 +67,33 @@ async def erase(store: Store, log: EventLog, user: str) -> int:
 
     First a mark without the user's id, so that a worker that holds events of the user writes nothing after.
     """
-    await store.put({keys.gone(user): encode(time.time())}, GONE_S)
+    await _mark(store, user)
     messages = await log.erase(user)
     pointer = await current(store)
     versions = [pointer.version, *pointer.older] if pointer is not None else []
     names = [keys.live(user), keys.u2q(user), *(keys.base(version, user) for version in versions)]
     return messages + await store.delete(names)
+
+
+async def erase_all(store: Store, log: EventLog, user: str) -> dict[str, int]:
+    """As `erase`, and also keys of versions that are not kept any more, and what removal leaves in files.
+
+    Slow: it looks at the name of every key, and embedded files are written anew.
+
+    Returns:
+        how many keys (`store`) and messages (`log`) were removed.
+    """
+    await _mark(store, user)
+    messages = await log.erase(user)
+    found = [entry.key async for entry in store.scan("aigq:") if keys.is_of(user, entry.key)]
+    removed = await store.delete(found)
+    await store.scrub()
+    await log.scrub()
+    return {"store": removed, "log": messages}
+
+
+async def _mark(store: Store, user: str) -> None:
+    await store.put({keys.gone(user): encode(time.time())}, GONE_S)
 
 
 def _merged(value: bytes | None, past: Sequence[Past], shown: Sequence[Shown], kept: int) -> bytes:

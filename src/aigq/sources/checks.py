@@ -10,6 +10,7 @@ from typing import Final
 
 import duckdb
 
+from aigq.erased import REASON, Erased
 from aigq.tables import ACTIONS
 
 RAW_COLUMNS: Final = {
@@ -66,7 +67,7 @@ def id_sql(column: str) -> str:
     return f"CASE WHEN lower({text_sql(column)}) NOT IN ({none}) THEN {text_sql(column)} END"
 
 
-def check(connection: duckdb.DuckDBPyConnection, now: datetime | None = None) -> None:
+def check(connection: duckdb.DuckDBPyConnection, now: datetime | None, erased: Erased) -> None:
     """Write the table `checked` from the relation `raw`; the first reason that applies is kept."""
     kinds = {row[0]: row[1] for row in connection.execute("DESCRIBE raw").fetchall()}
     latest = _naive_utc(now) + CLOCK_SKEW
@@ -90,6 +91,7 @@ def check(connection: duckdb.DuckDBPyConnection, now: datetime | None = None) ->
             FROM raw
         ), judged AS (
             SELECT * REPLACE (CASE
+                WHEN {erased.is_listed("user_id")} THEN '{REASON}'
                 WHEN reason IS NOT NULL THEN reason
                 WHEN {broken} THEN 'invalid UTF-8'
                 WHEN user_id IS NULL THEN 'no user'
@@ -107,7 +109,7 @@ def check(connection: duckdb.DuckDBPyConnection, now: datetime | None = None) ->
         SELECT file, row, reason, user_id, ts, action, query, item_id, request_id, position, session_id,
                CASE WHEN reason IS NULL AND query IS NOT NULL AND search_ts <= ts
                          AND search_ts >= TIMESTAMP '1990-01-01' THEN search_ts END AS search_ts,
-               CASE WHEN reason IS NOT NULL THEN left(content, 1000) END AS content
+               CASE WHEN reason <> '{REASON}' THEN left(content, 1000) END AS content
         FROM judged
     """)
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import duckdb
 
+from aigq.erased import Erased
 from aigq.errors import SourceError, is_disk_full
 from aigq.sources.checks import RAW_COLUMNS, check
 from aigq.sources.summary import ImportSummary
@@ -35,7 +36,8 @@ def import_source(
     Args:
         source: one of SOURCES.
         path: the file or folder; None for a source that a package ships.
-        out: the folder of the tables. Tables that are there are merged with, duplicates collapse.
+        out: the folder of the tables. Tables that are there are merged with, duplicates collapse. Rows of
+            users on its list of erased users are counted and left out.
         columns: for `files`: which column is what, see aigq.sources.files.
         now: the moment against which times in the future are judged.
         memory_limit: DuckDB's; what does not fit spills to disk.
@@ -46,18 +48,19 @@ def import_source(
     """
     if source not in SOURCES:
         raise SourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
+    erased = Erased.load(Path(out))
     load: Load = import_module(f"aigq.sources.{source}").load
     with Workspace(memory_limit) as workspace:
         _empty_entities(workspace)
         try:
             provenance = load(workspace, Path(path) if path is not None else None, columns)
-            check(workspace.db, now)
+            check(workspace.db, now, erased)
         except duckdb.InvalidInputException as error:
             # files are read lazily, so a damaged page or bytes that are no text show only here
             if is_disk_full(error):
                 raise
             raise SourceError(f"{path or source}: the file cannot be read; {first_line(error)}") from None
-        return write_tables(workspace, Path(out), source, provenance)
+        return write_tables(workspace, Path(out), source, provenance, erased)
 
 
 def _empty_entities(workspace: Workspace) -> None:

@@ -4,10 +4,12 @@ import hashlib
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from aigq.erased import REASON, Erased
 from aigq.errors import EmptyLogError, SourceError
 from aigq.sources.summary import ImportSummary
 from aigq.sources.workspace import Workspace, sql
@@ -26,43 +28,53 @@ _LAST = "events"
 """Put in place after all others: with it the tables are whole, and other commands look for it."""
 
 
-def write_tables(workspace: Workspace, out: Path, source: str, provenance: Provenance) -> ImportSummary:
-    """Merge `checked`, `raw_items` and `raw_users` into the tables of `out`.
+def write_tables(
+    workspace: Workspace, out: Path, source: str, provenance: Provenance, erased: Erased
+) -> ImportSummary:
+    """Merge `checked`, `raw_items` and `raw_users` into the tables of `out`, without the erased users.
 
     Raises:
         EmptyLogError: no event is left; nothing is written.
     """
     old = _read_old(workspace, out)
     counts = _merge_events(workspace, old)
-    _merge_entities(workspace, old)
-    _merge_rejected(workspace, old)
+    _merge_entities(workspace, old, erased)
+    _merge_rejected(workspace, old, erased)
     rejected = dict(
         workspace.rows(
             "SELECT reason, count(*) FROM checked WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
         )
     )
-    events, users, first, last = workspace.rows(
-        "SELECT count(*), count(DISTINCT user_id), min(ts), max(ts) FROM events"
-    )[0]
-    if not events:
+    state = state_of(workspace)
+    if not state["events"]:
         why = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "it has no rows"
         raise EmptyLogError(f"{source}: no events are left of the log ({why}); nothing was written")
     summary = ImportSummary(
         source=source,
         provenance=provenance,
-        events=events,
-        users=users,
-        items=workspace.rows("SELECT count(*) FROM items")[0][0],
-        first_ts=first,
-        last_ts=last,
         rejected=rejected,
-        actions=dict(workspace.rows("SELECT action, count(*) FROM events GROUP BY 1 ORDER BY 2 DESC, 1")),
-        fingerprint=_fingerprint(workspace),
+        **state,
         **counts,
     )
     if not (old and _nothing_new(workspace, out, summary)):
         _replace_files(workspace, out, summary)
     return summary
+
+
+def state_of(workspace: Workspace) -> dict[str, Any]:
+    """What an ImportSummary says of the tables events, items and users as they are now."""
+    events, users, first, last = workspace.rows(
+        "SELECT count(*), count(DISTINCT user_id), min(ts), max(ts) FROM events"
+    )[0]
+    return {
+        "events": events,
+        "users": users,
+        "items": workspace.rows("SELECT count(*) FROM items")[0][0],
+        "first_ts": first,
+        "last_ts": last,
+        "actions": dict(workspace.rows("SELECT action, count(*) FROM events GROUP BY 1 ORDER BY 2 DESC, 1")),
+        "fingerprint": _fingerprint(workspace),
+    }
 
 
 def _nothing_new(workspace: Workspace, out: Path, summary: ImportSummary) -> bool:
@@ -107,7 +119,7 @@ def _is_ours(path: Path, name: str) -> bool:
         return False
 
 
-def _merge_events(workspace: Workspace, old: bool) -> dict[str, int]:
+def _merge_events(workspace: Workspace, old: bool) -> dict[str, Any]:
     """One event per key; of equal events the smallest position and session, whatever the input's order."""
     before = f"SELECT {_COLUMNS}, 0 AS origin FROM old_events UNION ALL" if old else ""
     workspace.db.execute(f"""
@@ -127,7 +139,7 @@ def _merge_events(workspace: Workspace, old: bool) -> dict[str, int]:
     return {"rows": rows, "new_events": new, "searches_derived": derived, "duplicates": good - new}
 
 
-def _merge_entities(workspace: Workspace, old: bool) -> None:
+def _merge_entities(workspace: Workspace, old: bool, erased: Erased) -> None:
     """Items and users: one row per id; what this import says wins over what was there."""
     usable = "raw_items WHERE item_id IS NOT NULL AND item_id <> ''"
     before = "UNION ALL SELECT *, 0 AS origin FROM old_items" if old else ""
@@ -142,16 +154,19 @@ def _merge_entities(workspace: Workspace, old: bool) -> None:
     workspace.db.execute(f"""
         CREATE OR REPLACE TABLE users AS
         SELECT DISTINCT ON (user_id) user_id, profile
-        FROM (SELECT user_id, profile, 1 AS origin FROM raw_users WHERE user_id IS NOT NULL {before})
+        FROM (SELECT user_id, profile, 1 AS origin FROM raw_users
+              WHERE user_id IS NOT NULL AND NOT {erased.is_listed("user_id")} {before})
         ORDER BY user_id, origin DESC, profile::VARCHAR
     """)
 
 
-def _merge_rejected(workspace: Workspace, old: bool) -> None:
+def _merge_rejected(workspace: Workspace, old: bool, erased: Erased) -> None:
+    """Rows of erased users are counted and not kept, nor lines that name them."""
     before = "UNION SELECT file, row, reason, content FROM old_rejected" if old else ""
     workspace.db.execute(
         "CREATE OR REPLACE TABLE rejected AS "
-        f"SELECT DISTINCT file, row, reason, content FROM checked WHERE reason IS NOT NULL {before}"
+        "SELECT DISTINCT file, row, reason, content FROM checked "
+        f"WHERE reason <> '{REASON}' AND NOT {erased.is_mentioned('content')} {before}"
     )
 
 

@@ -20,6 +20,7 @@ from aigq.serving.tracing import traced
 _EXPIRY: Final = struct.Struct(">d")
 _SCAN_AT_ONCE: Final = 1000
 _MAX_READERS: Final = 512
+_FILLER: Final = b"aigq:filler:%09d"
 T = TypeVar("T")
 
 
@@ -34,14 +35,8 @@ class LmdbStore:
 
     def __init__(self, path: str | Path, map_gb: float = 16.0, clock: Clock = time.time) -> None:
         self._path, self._clock, self._swept = Path(path), clock, b""
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            # metasync=False: a power cut may undo the last transaction, and never damages the file
-            self._env = lmdb.open(
-                str(self._path), map_size=int(map_gb * 2**30), metasync=False, max_readers=_MAX_READERS
-            )
-        except (lmdb.Error, OSError) as error:
-            raise StoreError(f"the store {self._path} cannot be opened: {error}") from error
+        self._map_size = int(map_gb * 2**30)
+        self._env = self._open()
 
     @traced("store.get")
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -119,9 +114,75 @@ class LmdbStore:
 
         return await self._write(write)
 
+    async def scrub(self) -> None:
+        """See Store. All pages are written anew, then the free ones are overwritten.
+
+        Removing a key leaves its bytes in free pages, in gaps of pages and as a separator in branch pages.
+        Readers of other processes see the old or the new pages, and writers wait. In this process nothing
+        else may use the store meanwhile.
+        """
+
+        def work() -> None:
+            self._env.close()  # its buffers hold old pages, whose rests would be written with new ones
+            self._env = self._open()
+            with self._errors():
+                self._rewrite()
+                self._overwrite_free_pages()
+
+        await asyncio.to_thread(work)
+
+    async def dump(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """See Store."""
+        start = b""
+        while batch := self._batch(start, b""):
+            for key, value in batch:
+                yield key, value
+            start = batch[-1][0] + b"\0"
+            await asyncio.sleep(0)
+
     async def close(self) -> None:
         """See Store."""
         self._env.close()
+
+    def _open(self) -> Any:
+        try:
+            self._path.mkdir(parents=True, exist_ok=True)
+            # metasync=False: a power cut may undo the last transaction, and never damages the file
+            return lmdb.open(
+                str(self._path), map_size=self._map_size, metasync=False, max_readers=_MAX_READERS
+            )
+        except (lmdb.Error, OSError) as error:
+            raise StoreError(f"the store {self._path} cannot be opened: {error}") from error
+
+    def _rewrite(self) -> None:
+        """Every live entry into new pages, in one transaction; the old ones become free."""
+        now = self._clock()
+        with self._env.begin(write=True) as txn, self._env.begin() as before:
+            txn.drop(self._env.open_db(), delete=False)
+            for key, value in before.cursor():
+                if _expiry(value) > now:
+                    txn.put(key, value, append=True)
+
+    def _overwrite_free_pages(self) -> None:
+        """Put zeros until the file has to grow, which it does when no page is free, and remove them."""
+        value, n = bytes(self._env.stat()["psize"] // 2 - 100), 0  # two in a page of their own
+        grown = False
+        while not grown:
+            size = self._env.info()["last_pgno"]
+            # what a transaction frees can be used by the second one after it, so begin with small ones
+            end = n + (1 if n < 3 else _SCAN_AT_ONCE)
+            try:
+                with self._env.begin(write=True) as txn:
+                    for number in range(n, end):
+                        txn.put(_FILLER % number, value)
+                grown = n >= 3 and self._env.info()["last_pgno"] > size
+                n = end
+            except lmdb.MapFullError:  # the file cannot grow, so no page is free any more
+                grown = True
+        with self._env.begin(write=True) as txn:
+            for number in range(n):
+                txn.delete(_FILLER % number)
+        self._env.sync(True)
 
     def _batch(self, start: bytes, prefix: bytes) -> list[tuple[bytes, bytes]]:
         batch: list[tuple[bytes, bytes]] = []

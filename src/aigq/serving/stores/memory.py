@@ -57,6 +57,14 @@ class MemoryStore:
             del self._values[key]
         return len(expired)
 
+    async def scrub(self) -> None:
+        """Nothing to do: there is no file."""
+
+    async def dump(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """See Store."""
+        for key, (_, value) in list(self._values.items()):
+            yield key.encode(), value
+
     async def close(self) -> None:
         """Forget everything."""
         self._values.clear()

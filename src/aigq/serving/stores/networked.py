@@ -112,6 +112,17 @@ class RedisStore:
         """Nothing to do: the server removes expired keys."""
         return 0
 
+    async def scrub(self) -> None:
+        """Nothing to do: there is no file of ours."""
+
+    async def dump(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """See Store."""
+        keys = [entry.key async for entry in self.scan("aigq:")]
+        for start in range(0, len(keys), _AT_ONCE):
+            batch = keys[start : start + _AT_ONCE]
+            for key, value in zip(batch, await self.get(batch), strict=True):
+                yield key.encode(), value or b""
+
     async def close(self) -> None:
         """See Store."""
         await self._redis.aclose()

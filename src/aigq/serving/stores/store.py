@@ -56,6 +56,17 @@ class Store(Protocol):
         """Remove expired keys among the next `limit` ones; 0 where the server does that by itself."""
         ...
 
+    async def scrub(self) -> None:
+        """Write the file anew, so that nothing is left in it of what was removed; others may go on using it.
+
+        Nothing to do where keys are not in a file of ours: a server's snapshots are the server's business.
+        """
+        ...
+
+    def dump(self) -> AsyncIterator[tuple[bytes, bytes]]:
+        """Every key and value of ours as they are kept, expired ones that are still there included."""
+        ...
+
     async def close(self) -> None:
         """Let go of files and connections."""
         ...

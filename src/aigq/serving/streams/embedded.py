@@ -7,7 +7,7 @@ nothing, a power cut may lose the last transactions, and never damages the file.
 import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, TypeVar
@@ -28,6 +28,7 @@ from aigq.serving.streams.log import (
 
 T = TypeVar("T")
 _WAIT_S: Final = 30.0
+_PAGE: Final = 1000
 _SCHEMA: Final = """
 create table if not exists events(
     seq integer primary key autoincrement, part integer not null, user text not null, body blob not null,
@@ -163,10 +164,28 @@ class SqliteLog:
         await self._run(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
         return erased
 
+    async def scrub(self) -> None:
+        """See EventLog."""
+        await self._run(lambda db: db.execute("vacuum"))
+        await self._run(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
+
+    async def dump(self) -> AsyncIterator[Message]:
+        """See EventLog. A page at a time, so that others can write in between."""
+        for table in ("events", "dead"):
+            last = 0
+            while page := await self._page(table, last):
+                last = page[-1][0]
+                for _, user, body in page:
+                    yield Message(user, body)
+
     async def close(self) -> None:
         """See EventLog."""
         await self._run(lambda db: db.close())
         self._thread.shutdown()
+
+    async def _page(self, table: str, after: int) -> list[tuple[int, str, bytes]]:
+        query = f"select rowid, user, body from {table} where rowid > ? order by rowid limit {_PAGE}"
+        return await self._run(lambda db: db.execute(query, (after,)).fetchall())
 
     async def _held(self, group: str, worker: str, now: float) -> list[int]:
         query = "select part from parts where grp = ? and worker = ? and until > ? order by part"

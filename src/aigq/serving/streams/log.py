@@ -8,7 +8,7 @@ id and time.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 from aigq.errors import StageError
@@ -108,6 +108,14 @@ class EventLog(Protocol):
 
     async def erase(self, user: str) -> int:
         """Remove every message and dead letter of a user; returns how many."""
+        ...
+
+    async def scrub(self) -> None:
+        """Write the file anew, so that nothing is left in it of what was removed, as of a Store."""
+        ...
+
+    def dump(self) -> AsyncIterator[Message]:
+        """Every message and dead letter, with its user."""
         ...
 
     async def close(self) -> None:

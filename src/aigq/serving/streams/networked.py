@@ -6,7 +6,7 @@ does it.
 """
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 
@@ -32,7 +32,7 @@ _DEAD: Final = f"{_PREFIX}:dead"
 _START: Final = "0-0"
 _KEEP_S: Final = 30 * 86400
 _TIMEOUT_S: Final = 5.0
-_ERASE_AT_ONCE: Final = 1000
+_PAGE: Final = 1000
 
 _LEASE: Final = """
 local workers, owners, untils = KEYS[1], KEYS[2], KEYS[3]
@@ -197,18 +197,34 @@ class RedisLog:
         """See EventLog. Reads the user's partition from its start."""
         return await self._erase(_stream(partition_of(user)), user) + await self._erase(_DEAD, user)
 
+    async def scrub(self) -> None:
+        """Nothing to do: there is no file of ours."""
+
+    async def dump(self) -> AsyncIterator[Message]:
+        """See EventLog."""
+        for stream in (*map(_stream, range(PARTITIONS)), _DEAD):
+            async for rows in self._pages(stream):
+                for _, fields in rows:
+                    yield Message(fields[b"u"].decode(), fields[b"b"])
+
     async def close(self) -> None:
         """See EventLog."""
         await self._redis.aclose()
 
     async def _erase(self, stream: str, user: str) -> int:
-        erased, start, wanted = 0, "-", user.encode()
-        while rows := await _answered(partial(self._redis.xrange, stream, min=start, count=_ERASE_AT_ONCE)):
+        erased, wanted = 0, user.encode()
+        async for rows in self._pages(stream):
             offsets = [offset for offset, fields in rows if fields[b"u"] == wanted]
             if offsets:
                 erased += await _answered(partial(self._redis.xdel, stream, *offsets))
-            start = f"({rows[-1][0].decode()}"
         return erased
+
+    async def _pages(self, stream: str) -> AsyncIterator[list[Any]]:
+        """A whole stream, so many entries at a time."""
+        start = "-"
+        while rows := await _answered(partial(self._redis.xrange, stream, min=start, count=_PAGE)):
+            yield rows
+            start = f"({rows[-1][0].decode()}"
 
     async def _done(self, group: str) -> dict[int, str]:
         found = await _answered(partial(self._redis.hgetall, _done_key(group)))
