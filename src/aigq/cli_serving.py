@@ -27,7 +27,8 @@ StoreUrl = Annotated[
     Parameter(help="lmdb:PATH, redis://[:PASSWORD@]HOST:PORT/DB, rediss://... Default: lmdb:RUN/store."),
 ]
 LogUrl = Annotated[
-    str | None, Parameter(help="sqlite:PATH or redis://... Default: sqlite:RUN/events.sqlite.")
+    str | None,
+    Parameter(help="sqlite:PATH, redis://... or kafka://HOST:PORT/TOPIC. Default: sqlite:RUN/events.sqlite."),
 ]
 
 

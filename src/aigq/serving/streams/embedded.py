@@ -17,6 +17,7 @@ from aigq.serving.streams.log import (
     PARTITIONS,
     Backlog,
     DeadLetter,
+    Erased,
     LeaseLost,
     LogError,
     Message,
@@ -151,7 +152,7 @@ class SqliteLog:
 
         return await self._write(work)
 
-    async def erase(self, user: str) -> int:
+    async def erase(self, user: str) -> Erased:
         """See EventLog."""
 
         def work(db: sqlite3.Connection) -> int:
@@ -160,7 +161,7 @@ class SqliteLog:
 
         erased = await self._write(work)
         await self._run(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
-        return erased
+        return Erased(erased, kept=False)
 
     async def close(self) -> None:
         """See EventLog."""
