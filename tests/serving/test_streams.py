@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections import Counter
+from itertools import chain
 
 import pytest
 from serving_helpers import free_port
@@ -41,6 +43,7 @@ async def shared(log, workers, partitions, seconds=20):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         held = [await log.lease("g", worker, lease) for worker, lease in workers.items()]
+        assert all(n == 1 for n in Counter(chain(*held)).values())  # no partition has two holders
         if [len(parts) for parts in held] == partitions:
             return held
         await asyncio.sleep(0.05)
