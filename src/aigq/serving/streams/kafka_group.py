@@ -25,7 +25,7 @@ class Member(ConsumerRebalanceListener):
     Args:
         topic: what is shared out.
         group: the group's name on the cluster.
-        seconds: of a lease. aiokafka leaves the group when it is not renewed.
+        seconds: of a lease. aiokafka leaves the group when it is not renewed for so long, at least 6.
         options: of the connection.
         clock: seconds.
     """
@@ -45,7 +45,7 @@ class Member(ConsumerRebalanceListener):
             session_timeout_ms=int(self._session_s * 1000),
             rebalance_timeout_ms=int(self._session_s * 1000),
             heartbeat_interval_ms=_HEARTBEAT_MS,
-            max_poll_interval_ms=int(seconds * 1000),
+            max_poll_interval_ms=int(self._session_s * 1000),
             **options,
         )
         self._consumer.subscribe([topic], listener=self)
