@@ -30,7 +30,10 @@ StoreUrl = Annotated[
 ]
 LogUrl = Annotated[
     str | None,
-    Parameter(env_var="AIGQ_LOG", help="sqlite:PATH or redis://... Default: sqlite:RUN/events.sqlite."),
+    Parameter(
+        env_var="AIGQ_LOG",
+        help="sqlite:PATH, redis://... or kafka://HOST:PORT/TOPIC. Default: sqlite:RUN/events.sqlite.",
+    ),
 ]
 
 

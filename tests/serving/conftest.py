@@ -1,5 +1,7 @@
+import os
 import shutil
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,7 @@ import pytest
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "recall")]
 
-from serving_helpers import RedisServer, make_run
+from serving_helpers import KafkaServer, RedisServer, make_run
 
 from aigq.prepared import Prepared
 
@@ -25,6 +27,21 @@ def redis_server(tmp_path_factory):
 def redis_url(redis_server):
     redis_server.cli("flushall")
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory):
+    pytest.importorskip("aiokafka")
+    if "AIGQ_TEST_KAFKA" not in os.environ:
+        pytest.importorskip("noida_db")
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def kafka_url(kafka_server):
+    return f"kafka://{kafka_server.address}/test-{uuid.uuid4().hex[:12]}"
 
 
 @pytest.fixture(scope="session")

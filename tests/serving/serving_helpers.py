@@ -70,6 +70,30 @@ class RedisServer:
         return subprocess.run(program, capture_output=True, text=True, check=True).stdout
 
 
+class KafkaServer:
+    """A real broker of Kafka's protocol, in a process of its own: noida-db, or the one of AIGQ_TEST_KAFKA."""
+
+    def __init__(self, folder: Path) -> None:
+        self.address, self.folder, self.process = os.environ.get("AIGQ_TEST_KAFKA"), folder, None
+        if self.address is None:
+            self.port = free_port()
+            self.address = f"127.0.0.1:{self.port}"
+            self.start()
+
+    def start(self) -> None:
+        import noida_db
+
+        command = [str(Path(noida_db.__file__).parent / "noida-db"), "start", "--only", "kafka"]
+        command += ["--kafka-port", str(self.port), "--data-dir", str(self.folder)]
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        listening(self.port)
+
+    def stop(self) -> None:
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait(10)
+
+
 def config(**serving):
     return parse({**CONFIG, "serving": {**CONFIG["serving"], **serving}})
 

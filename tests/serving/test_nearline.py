@@ -291,7 +291,7 @@ def test_kill_9_loses_nothing_and_repeats_nothing(kind, deaths, shop_run, tmp_pa
                 event = search(user, rng.choice(SNOW), id=f"{user}:{len(sent[user])}")
                 sent[user].append(event)
                 batch += [event] * rng.choice([1, 1, 2])  # at least once
-            await log.append(messages(*batch))
+            await log.append([*messages(*batch), Message("k0", b"poison")])
             await asyncio.sleep(0.05)
         await log.close()
 
@@ -312,12 +312,23 @@ def test_kill_9_loses_nothing_and_repeats_nothing(kind, deaths, shop_run, tmp_pa
         codes = [worker.stop() for worker in workers]
     assert settled, errors.read_text()
     assert codes == [0, 0]
+    letters = asyncio.run(_dead_letters(log_url))
+    assert {letter.body for letter in letters} == {b"poison"}
+    assert all(letter.reason.startswith("not an event") for letter in letters)
     for user, (live, u2q) in settled.items():
         assert [p.id for p in live.past] == [e.id for e in sent[user]][-30:]  # each once, in order
         searched = {e.query for e in sent[user]}
         assert {h.query for h in u2q.runs[0].hints} == searched
         seen = [run.seen for run in u2q.runs]
         assert seen == sorted(set(seen), reverse=True)  # no event made two lists
+
+
+async def _dead_letters(log_url):
+    log = open_log(log_url)
+    try:
+        return await log.dead_letters(1000)
+    finally:
+        await log.close()
 
 
 async def _settled(store_url, log_url, sent, seconds=40):

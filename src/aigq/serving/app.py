@@ -67,9 +67,10 @@ class EventsAnswer(msgspec.Struct):
 
 
 class Erased(msgspec.Struct):
-    """How many keys and messages were removed."""
+    """How many keys and messages were removed; for how many days the log keeps what it cannot remove."""
 
     removed: int
+    log_kept_days: float
 
 
 class Health(msgspec.Struct):
@@ -178,13 +179,16 @@ async def post_events(request: Request[Any, Any, Any], data: UbiEvent | list[Ubi
     summary="Erase a shopper",
 )
 async def delete_user(request: Request[Any, Any, Any], user: str) -> Erased:
-    """Remove a shopper from store and log. A session without a user is called `session:ID`."""
+    """Remove a shopper from store and log. A session without a user is called `session:ID`.
+
+    From a Kafka log nothing can be removed singly: what is in it is not used any more, and goes with time.
+    """
     here = service(request)
     name = here.name(user)
     here.impressions.forget(name)
-    removed = await users.erase(here.store, here.log, name)
+    removed, kept = await users.erase(here.store, here.log, name)
     REQUESTS.labels("users", "200").inc()
-    return Erased(removed)
+    return Erased(removed, here.config.serving.log_days if kept else 0.0)
 
 
 @get("/healthz", summary="The process lives")

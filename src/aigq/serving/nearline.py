@@ -58,6 +58,7 @@ _LOGGER: Final = logging.getLogger("aigq.nearline")
 _READ: Final = 200  # records of one partition at a time
 _IDLE_S: Final = 0.05
 _AWAY_S: Final = 1.0  # pause while the log or the store is away
+_RENEW_S: Final = 2.0  # at most; a group that changes waits for all its workers
 _MOST_PENDING: Final = 10_000  # above, the log is not read on: it holds what waits
 _HOUSEKEEPING_S: Final = 5.0
 _HOUR: Final = 3600.0
@@ -307,7 +308,7 @@ class Worker:
                 await self.lease()
             except LogError as error:
                 _LOGGER.warning("%s", error)
-            await asyncio.sleep(self._nearline.lease_s / 4)
+            await asyncio.sleep(min(self._nearline.lease_s / 4, _RENEW_S))
 
     async def _housekeeping(self) -> None:
         """Follow the table, tell how far behind the group is, remove old events."""

@@ -20,7 +20,7 @@ from aigq.serving.state import (
     shown_of,
 )
 from aigq.serving.stores import Store
-from aigq.serving.streams import EventLog
+from aigq.serving.streams import Erased, EventLog
 
 GONE_S = 90 * 86400.0
 """How long it is known that a user was erased. Older events and older logs do not bring the user back."""
@@ -62,17 +62,18 @@ async def erased_at(store: Store, names: Sequence[str]) -> list[float]:
     return [intact(float, value) or 0.0 for value in values]
 
 
-async def erase(store: Store, log: EventLog, user: str) -> int:
-    """Remove a user from the log and the store; returns how many messages and keys were removed.
+async def erase(store: Store, log: EventLog, user: str) -> Erased:
+    """Remove a user from the log and the store; returns how many messages and keys were
+    removed, and whether the log keeps some for a while.
 
     First a mark without the user's id, so that a worker that holds events of the user writes nothing after.
     """
     await _mark(store, user)
-    messages = await log.erase(user)
+    erased = await log.erase(user)
     pointer = await current(store)
     versions = [pointer.version, *pointer.older] if pointer is not None else []
     names = [keys.live(user), keys.u2q(user), *(keys.base(version, user) for version in versions)]
-    return messages + await store.delete(names)
+    return Erased(erased.messages + await store.delete(names), erased.kept)
 
 
 async def erase_all(store: Store, log: EventLog, user: str) -> dict[str, int]:
@@ -84,12 +85,12 @@ async def erase_all(store: Store, log: EventLog, user: str) -> dict[str, int]:
         how many keys (`store`) and messages (`log`) were removed.
     """
     await _mark(store, user)
-    messages = await log.erase(user)
+    erased = await log.erase(user)
     found = [entry.key async for entry in store.scan("aigq:") if keys.is_of(user, entry.key)]
     removed = await store.delete(found)
     await store.scrub()
     await log.scrub()
-    return {"store": removed, "log": messages}
+    return {"store": removed, "log": erased.messages}
 
 
 async def _mark(store: Store, user: str) -> None:

@@ -3,14 +3,16 @@
 memory:          this process only; tests
 sqlite:PATH      embedded, several processes on one machine; the default
 redis://...      Redis Streams, with the URLs of the stores (no cluster)
+kafka://...      Apache Kafka or what speaks its protocol; kafkas:// with TLS
 """
 
+from importlib.util import find_spec
 from urllib.parse import urlsplit
 
 from aigq.errors import UsageError
-from aigq.serving.streams.log import EventLog, LeaseLost, LogError, Message, Record
+from aigq.serving.streams.log import Erased, EventLog, LeaseLost, LogError, Message, Record
 
-__all__ = ["EventLog", "LeaseLost", "LogError", "Message", "Record", "open_log"]
+__all__ = ["Erased", "EventLog", "LeaseLost", "LogError", "Message", "Record", "open_log"]
 
 
 def open_log(url: str) -> EventLog:
@@ -30,6 +32,13 @@ def open_log(url: str) -> EventLog:
         from aigq.serving.streams.networked import RedisLog
 
         return RedisLog(url)
+    if parts.scheme in ("kafka", "kafkas"):
+        if find_spec("aiokafka") is None:
+            raise UsageError("a Kafka log needs aiokafka: pip install 'aigq[kafka]'")
+        from aigq.serving.streams.kafka import KafkaLog
+
+        return KafkaLog(url)
     raise UsageError(
-        f"no log has the scheme {parts.scheme!r}; known: memory:, sqlite:PATH, redis://, rediss://"
+        f"no log has the scheme {parts.scheme!r}; known: memory:, sqlite:PATH, redis://, rediss://, "
+        "kafka://, kafkas://"
     )

@@ -18,6 +18,7 @@ from aigq.serving.streams.log import (
     PARTITIONS,
     Backlog,
     DeadLetter,
+    Erased,
     LeaseLost,
     LogError,
     Message,
@@ -153,7 +154,7 @@ class SqliteLog:
 
         return await self._write(work)
 
-    async def erase(self, user: str) -> int:
+    async def erase(self, user: str) -> Erased:
         """See EventLog."""
 
         def work(db: sqlite3.Connection) -> int:
@@ -162,7 +163,7 @@ class SqliteLog:
 
         erased = await self._write(work)
         await self._run(lambda db: db.execute("pragma wal_checkpoint(truncate)").fetchall())
-        return erased
+        return Erased(erased, kept=False)
 
     async def scrub(self) -> None:
         """See EventLog."""

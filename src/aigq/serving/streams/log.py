@@ -62,6 +62,14 @@ class Backlog(NamedTuple):
     oldest_s: float
 
 
+class Erased(NamedTuple):
+    """What erasing a user did: messages removed, and whether some that cannot be removed singly stay until
+    `trim` gets to them."""
+
+    messages: int
+    kept: bool
+
+
 class EventLog(Protocol):
     """Messages by partition. Every method raises LogError when the log does not answer."""
 
@@ -106,8 +114,8 @@ class EventLog(Protocol):
         """Remove messages and dead letters older than this; returns how many messages went."""
         ...
 
-    async def erase(self, user: str) -> int:
-        """Remove every message and dead letter of a user; returns how many."""
+    async def erase(self, user: str) -> Erased:
+        """Remove every message and dead letter of a user."""
         ...
 
     async def scrub(self) -> None:

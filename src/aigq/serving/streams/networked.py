@@ -19,6 +19,7 @@ from aigq.serving.streams.log import (
     PARTITIONS,
     Backlog,
     DeadLetter,
+    Erased,
     LeaseLost,
     LogError,
     Message,
@@ -193,9 +194,10 @@ class RedisLog:
 
         return await _answered(work)
 
-    async def erase(self, user: str) -> int:
+    async def erase(self, user: str) -> Erased:
         """See EventLog. Reads the user's partition from its start."""
-        return await self._erase(_stream(partition_of(user)), user) + await self._erase(_DEAD, user)
+        erased = [await self._erase(stream, user) for stream in (_stream(partition_of(user)), _DEAD)]
+        return Erased(sum(erased), kept=False)
 
     async def scrub(self) -> None:
         """Nothing to do: there is no file of ours."""
