@@ -46,12 +46,12 @@ DAY_S: Final = 86400.0
 _VERSION: Final = "past"
 _TABLES: Final = ("catalog", "coclick", "x2q")  # items and users are given in the words of the log
 _NO_DEADLINE_MS: Final = 600_000.0
+_MORNINGS: Final = 32  # kept, for the other rows
 
 
 class _Day(NamedTuple):
     """A morning: what was published, and where."""
 
-    day: int
     tables: RunTables
     store: MemoryStore
     catalogs: Catalogs
@@ -81,14 +81,16 @@ class PastShop:
         self._connected = False
         self._prepared: Prepared | None = None
         self._now = 0.0
-        self._morning: _Day | None = None
+        self._tables: RunTables | None = None
+        self._mornings: dict[int, _Day] = {}
 
     def fit(self, prepared: Prepared) -> None:
         """Remember the log; what a channel needs is made when the channel is first asked for."""
         if self._prepared is prepared:
             return
-        self._prepared, self._morning, self._generator, self._connected = prepared, None, None, False
+        self._prepared, self._tables, self._generator, self._connected = prepared, None, None, False
         self._written: dict[int, list[Hint]] = {}
+        self._mornings.clear()
         self._shown = _showings(prepared.exposures)
 
     def ask(
@@ -107,7 +109,8 @@ class PastShop:
         on = {channel for channel, weight in serving.weights.items() if weight > 0}
         if "x2q" in on and not self._connected:
             self._connect()
-            self._connected, self._morning = True, None
+            self._connected = True
+            self._mornings.clear()
         if "u2q" in on:
             self._write(moments)
         serving = serving.model_copy(update={"deadline_ms": _NO_DEADLINE_MS})
@@ -148,23 +151,25 @@ class PastShop:
         return answers
 
     async def _published(self, day: int) -> _Day:
-        """The tables of that morning in a store of their own; the last morning is kept."""
-        before = self._morning
-        if before is not None and before.day == day:
-            return before
-        tables = before.tables if before is not None else self._tables()
+        """The tables of that morning in a store of their own."""
+        if day in self._mornings:
+            return self._mornings[day]
+        if self._tables is None:
+            self._tables = self._learned()
         self._now, store = day * DAY_S, MemoryStore(lambda: self._now)
-        tables, ttl = tables.as_of(day), self._config.serving.table_days * DAY_S
+        tables, ttl = self._tables.as_of(day), self._config.serving.table_days * DAY_S
         families = tables.families(_VERSION)
         for family in _TABLES:
             await store.put({key: encode(value) for key, value in families[family]}, ttl)
         await store.put({keys.CURRENT: encode(Current(_VERSION, []))}, ttl)
         catalogs = Catalogs(store)
         await catalogs.refresh()
-        self._morning = _Day(day, tables, store, catalogs)
-        return self._morning
+        while len(self._mornings) >= _MORNINGS:
+            self._mornings.pop(next(iter(self._mornings)))
+        self._mornings[day] = _Day(tables, store, catalogs)
+        return self._mornings[day]
 
-    def _tables(self) -> RunTables:
+    def _learned(self) -> RunTables:
         """The run's tables, what is learned in them learned from the training part."""
         assert self._prepared is not None
         learned = Prepared(
