@@ -1,8 +1,8 @@
 """Chooses `serving.weights` on validation days: `python tools/tune_blend.py --config FILE --run RUN`.
 
 One setting after the other (coordinate ascent): each weight is multiplied by a few factors, then the
-diversity is varied; what gives the best Query HR@K of the row `blend` stays. The test days are not looked at. Prints each
-better setting, then YAML for the recipe.
+diversity is varied; what gives the best Query HR@K of the row `blend` stays. The test days are not looked at.
+Prints each better setting, then YAML for the recipe.
 """
 
 import argparse
