@@ -28,7 +28,10 @@ import test_zero_shot
 
 endpoint = test_zero_shot.endpoint
 
-ROWS = ["think_il_sft", "think_sft", "think_il_sft:new", "direct_il_sft", "think_il_grpo"]
+ROWS = [
+    *("think_il_sft", "think_sft", "think_il_sft:new", "direct_il_sft", "think_il_grpo"),
+    *("u2q", "x2q", "blend"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +65,49 @@ def test_the_table_has_the_rows_each_trained_after_those_that_it_starts_from(run
     needed = ("sft:direct_il_sft", "think:think_il_sft", "ctr", "grpo:think_il_grpo")
     begun = [stages[name]["started"] for name in needed]
     assert begun == sorted(begun)
+
+
+def test_the_served_rows_show_the_generators_lists_and_say_what_only_they_supply(run):
+    result = json.loads((run / "metrics.json").read_text())
+    rows = {row["system"]: row for row in result["rows"]}
+    assert rows["u2q"]["query_hr"] == pytest.approx(rows["direct_il_sft"]["query_hr"], abs=0.1)
+    assert rows["x2q"]["query_hr"] > 0
+    assert rows["blend"]["validity"]["valid"] == 1
+    queries = rows["blend"]["supply"]["queries"]
+    assert queries["shown"] == 5 * result["samples"]
+    assert 0 < queries["aigq"] <= queries["shown"]
+    assert queries["only_aigq"] == 0, "the popular list knows all ten games"
+    assert "supply" not in rows["u2q"]
+    warm = rows["blend"]["slices"]["warm"]
+    assert warm["with_hints"] == warm["samples"] == result["samples"]
+    assert "only u2q and x2q supply" in (run / "report.html").read_text()
+
+
+def test_the_table_x2q_of_the_training_part_is_made_once_and_ends_before_validation(run, monkeypatch):
+    from aigq import generation
+
+    opened_run = opened(run)
+    path = run / "served" / "tables" / "x2q.parquet"
+    before = path.stat().st_mtime_ns
+
+    def load():
+        raise AssertionError("Think is not asked again")
+
+    assert generation.connect_training(opened_run, load) == path
+    assert path.stat().st_mtime_ns == before
+
+    prepared, asked = Prepared.load(run / "prepared"), []
+    thinker = channel_of(opened_run, "think_il_sft")
+    think = thinker.think
+    monkeypatch.setattr(thinker, "think", lambda moments, n: asked.extend(moments) or think(moments, n))
+    few = configs.load(run / "config.yaml", ["x2q.max_users=20"])
+    generation.connect_training(Run(run, few), lambda: thinker)
+    assert len(asked) == 20
+    assert {moment.day for moment in asked} == {prepared.validation_day}
+    latest = {moment.user_id: moment.history["ts"][-1].as_py() for moment in asked}
+    training = prepared.training_rows().group_by("user_id").aggregate([("ts", "max")])
+    ends = dict(zip(training["user_id"].to_pylist(), training["ts_max"].to_pylist(), strict=True))
+    assert latest == dict(sorted(ends.items(), key=lambda end: end[1])[-20:])
 
 
 def test_rewards_train_on_from_the_labels_and_the_row_writes_interest_points(run):

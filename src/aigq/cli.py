@@ -46,7 +46,7 @@ from aigq.stages import (
     run_table,
     trainings,
 )
-from aigq.systems import CTR, GENERATORS, GRPO, SFT, THINK, stage_of
+from aigq.systems import CTR, GENERATORS, GRPO, SFT, stage_of, thinks
 
 RESUMABLE: Final = frozenset({"demo", "table", "train"})
 DEMO_RECIPE: Final = Path("recipes/demo.yaml")
@@ -245,16 +245,19 @@ def generate_u2q(
 def generate_x2q(
     *,
     common: Common = COMMON,
-    system: Annotated[str, Parameter(help="A Think generator of the run.")] = "think_il_sft",
+    system: Annotated[
+        str | None, Parameter(help="A Think generator of the run. Default: x2q.system.")
+    ] = None,
     n: Annotated[int, Parameter(name=["--count", "-n"], help="Queries that Think writes per user.")] = 30,
 ) -> int:
     """Think over every known user, then RUN/tables/x2q.parquet: queries for items, queries and categories.
 
     `aigq publish` loads it. An interrupted one goes on when it is called again.
     """
-    if system not in THINK or n < 1:
-        raise UsageError(f"give --system {' or '.join(THINK)}, and --count 1 or more")
     run = common.open()
+    system = system or run.config.x2q.system
+    if not thinks(system) or n < 1:
+        raise UsageError("give --system a Think generator, such as think_il_sft, and --count 1 or more")
     need(run, "prepare")
     need(run, stage_of(system))
     from aigq.generation import connect

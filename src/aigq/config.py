@@ -246,6 +246,10 @@ class ReplayConfig(Section):
 class X2qConfig(Section):
     """The table from triggers to queries, S = alpha S_rel + (1 - alpha) S_eff. METHOD section 6."""
 
+    system: str = Field("think_il_sft", description="the Think generator that writes the table")
+    max_users: int | None = Field(
+        None, ge=1, description="think over so many of the latest active users; null: all"
+    )
     alpha: float = Field(0.6, ge=0, le=1, description="weight of how closely Think connects the two")
     support: float = Field(
         2.0, ge=0, description="shoppers at which a connection has half its weight; 0: one is enough"
@@ -260,6 +264,7 @@ class EvaluationConfig(Section):
     rows: list[str] = Field(
         ["popular", "personal", "coclick", "ebr", "direct_il_sft"],
         description="popular, personal, coclick, ranker, ctr, sasrec, ease, als, ebr, zero_shot:NAME, "
+        "u2q, x2q, blend (what the service would have shown), "
         "direct_sft, direct_il_sft, think_sft, think_il_sft, direct_grpo, direct_il_grpo, think_grpo, "
         "think_il_grpo",
     )

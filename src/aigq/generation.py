@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -82,7 +83,8 @@ def backfill(run: Run, channel: "RecallChannel", system: str, n: int) -> dict[st
     def write(moments: list[Moment]) -> pa.Table:
         return _rows(moments, channel.recommend(moments, n), model)
 
-    parts = _chunks(run, prepared, path, [model, n], lambda: channel.fit(prepared), write)
+    moments = latest_moments(prepared, day_after(prepared))
+    parts = _chunks(run, moments, path, [model, n], lambda: channel.fit(prepared), write)
     part, rows, with_hints = path.with_suffix(".part"), 0, 0
     with pq.ParquetWriter(part, U2Q) as writer:
         for chunk in parts:
@@ -102,30 +104,82 @@ def connect(run: Run, thinker: "ThinkGenerator", system: str, n: int) -> dict[st
     Interrupted, it goes on where it stopped, see `_chunks`. Where the run has a CTR model, its probability
     for a stranger counts too.
     """
+    prepared = Prepared.load(run.folder / "prepared")
+    path, moments = run.folder / "tables" / "x2q.parquet", latest_moments(prepared, day_after(prepared))
+    table = _connected(run, lambda: thinker, path, [version_of(run, system), n], prepared, moments, n)
+    first = pa.compute.value_counts(table.filter(pa.compute.equal(table["rank"], 1))["kind"]).to_pylist()
+    counts = {row["values"]: row["counts"] for row in first}
+    return {"table": str(path), "model": version_of(run, system), "triggers": counts, "rows": table.num_rows}
+
+
+def connect_training(run: Run, thinker: Callable[[], "ThinkGenerator"]) -> Path:
+    """Write RUN/served/tables/x2q.parquet: the same of the training part alone, for the rows that look it up.
+
+    Made once for a training, these samples and these settings; `thinker` is called only when it is made.
+    """
+    config, path = run.config, run.folder / "served" / "tables" / "x2q.parquet"
+    clicks = run.begun(CTR) if run.finished(CTR) else None
+    settings = [config.x2q.model_dump(mode="json"), config.decoding.model_dump(mode="json"), clicks]
+    made_with = [version_of(run, config.x2q.system), run.begun("prepare"), settings]
+    if not path.exists() or pq.read_schema(path).metadata != _mark(made_with):
+        prepared = Prepared.load(run.folder / "prepared")
+        past = replace(prepared, behaviours=prepared.training_rows())
+        moments = latest_moments(past, prepared.validation_day)
+        _connected(run, thinker, path, made_with, prepared, moments, config.samples.list_length)
+    return path
+
+
+def _connected(
+    run: Run,
+    load: Callable[[], "ThinkGenerator"],
+    path: Path,
+    made_with: list[Any],
+    prepared: Prepared,
+    moments: list[Moment],
+    n: int,
+) -> pa.Table:
+    """Write the table X2Q that Think gives for these moments, all of one day, at most n queries each."""
     from aigq.recall.x2q import LINKS, links_of, trigger_table
 
-    prepared = Prepared.load(run.folder / "prepared")
-    day, path = day_after(prepared), run.folder / "tables" / "x2q.parquet"
+    moments, day = _latest_active(moments, run.config.x2q.max_users), moments[0].day
+    thinker: ThinkGenerator | None = None
     servable = CausalCounts(prepared.query_days, None).servable(day, run.config.samples.k_users)
 
+    def begin() -> None:
+        nonlocal thinker
+        thinker = load()
+        thinker.fit(prepared)
+
     def write(moments: list[Moment]) -> pa.Table:
+        assert thinker is not None
         thoughts = thinker.think(moments, n)
         rows = [
             link for m, t in zip(moments, thoughts, strict=True) for link in links_of(m.user_id, t, servable)
         ]
         return pa.Table.from_pylist(rows, schema=LINKS)
 
-    parts = _chunks(run, prepared, path, [version_of(run, system), n], lambda: thinker.fit(prepared), write)
+    parts = _chunks(run, moments, path, [*made_with, day], begin, write)
     links = pa.concat_tables([pq.read_table(chunk, schema=LINKS) for chunk in parts])
     issues = dict(
         zip(prepared.queries["query"].to_pylist(), prepared.queries["issues"].to_pylist(), strict=True)
     )
     table = trigger_table(links, issues, _stranger_clicks(run, prepared, links, day), run.config.x2q)
-    _write(table, path)
+    _write(table.replace_schema_metadata(_mark(made_with)), path)
     shutil.rmtree(path.with_suffix(".parts"))
-    first = pa.compute.value_counts(table.filter(pa.compute.equal(table["rank"], 1))["kind"]).to_pylist()
-    counts = {row["values"]: row["counts"] for row in first}
-    return {"table": str(path), "model": version_of(run, system), "triggers": counts, "rows": table.num_rows}
+    return table
+
+
+def _mark(made_with: list[Any]) -> dict[bytes, bytes]:
+    """What a table was made with, as it is written into its file."""
+    return {b"made_with": json.dumps(made_with).encode()}
+
+
+def _latest_active(moments: list[Moment], n: int | None) -> list[Moment]:
+    """The n users whose last behaviour is the latest, in the order given."""
+    if n is None or len(moments) <= n:
+        return moments
+    last = np.array([moment.history["ts"][-1].value for moment in moments])
+    return [moments[i] for i in sorted(np.argsort(-last, kind="stable")[:n])]
 
 
 def _stranger_clicks(run: Run, prepared: Prepared, links: pa.Table, day: int) -> dict[str, float]:
@@ -142,19 +196,18 @@ def _stranger_clicks(run: Run, prepared: Prepared, links: pa.Table, day: int) ->
 
 def _chunks(
     run: Run,
-    prepared: Prepared,
+    moments: list[Moment],
     path: Path,
     made_with: list[Any],
     begin: Callable[[], None],
     write: Callable[[list[Moment]], pa.Table],
 ) -> list[Path]:
-    """What `write` makes of all users, a file per chunk, in PATH without its ending + .parts.
+    """What `write` makes of all moments, a file per chunk, in PATH without its ending + .parts.
 
     The files stay until the caller has joined them. A second call goes on after the last whole chunk made
     with the same things and the same prepared tables; anything else starts anew. `begin` is called before the
     first chunk that is missing.
     """
-    moments = latest_moments(prepared, day_after(prepared))
     folder = _parts(path.with_suffix(".parts"), [*made_with, run.begun("prepare"), len(moments), CHUNK])
     begun = False
     paths = []

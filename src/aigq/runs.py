@@ -33,7 +33,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "think": (*_SFT, "channels.llms", "think"),
     "ctr": (*_PREPARE, "seed", "encoder", "ctr"),
     "grpo": (*_SFT, "channels.llms", "think", "ctr", "grpo"),
-    "table": (*_SFT, "think", "ctr", "grpo", "channels", "decoding", "evaluation", "name"),
+    "table": (*_SFT, "think", "ctr", "grpo", "channels", "decoding", "x2q", "serving", "evaluation", "name"),
 }
 """What each stage was made with. A key outside these sections may change without redoing the stage."""
 

@@ -4,15 +4,19 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
 from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.progress import note
 from aigq.runs import Run
-from aigq.systems import CTR, GENERATORS, GRPO, SFT, base, stage_of, thinks
+from aigq.systems import CTR, GENERATORS, GRPO, SERVED, SFT, base, stage_of, thinks
 
 if TYPE_CHECKING:
+    from aigq.evaluation.past_shop import PastShop
+    from aigq.models.think import ThinkGenerator
     from aigq.recall.channel import RecallChannel
 
 
@@ -81,8 +85,10 @@ def run_table(run: Run) -> dict[str, Any]:
     from aigq.evaluation.table import build_table
     from aigq.models.text_encoder import TextEncoder
 
+    shop = cache(lambda: past_shop(run))  # its rows share what the generator writes
+
     def build(row: str) -> "RecallChannel":
-        return channel_of(run, row)
+        return served(run, row, shop()) if row in SERVED else channel_of(run, row)
 
     def encode(texts: Sequence[str]) -> Any:
         return TextEncoder(run.config.encoder.name).encode(texts)
@@ -100,7 +106,10 @@ def _fingerprint(run: Run, row: str) -> str:
     config = run.config.model_dump(mode="json")
     parts: list[Any] = [row, config["seed"], config["samples"]["k_users"]]
     system = base(row)
-    if system in GENERATORS:
+    if row in SERVED:
+        trained = {name: run.begun(stage_of(name)) for name in sorted(behind(run.config, [row]) | {CTR})}
+        parts += [trained, *(config[name] for name in ("serving", "x2q", "decoding", "channels"))]
+    elif system in GENERATORS:
         parts += [run.begun(stage_of(system)), config["decoding"]]
     elif system == CTR:
         parts.append(run.begun("ctr"))
@@ -145,12 +154,41 @@ def run_missing(run: Run) -> None:
 
 def trainings(config: Config) -> list[str]:
     """The training stages behind the rows of the config, each after those that it needs."""
-    rows = {base(row) for row in config.evaluation.rows}
+    rows = {base(row) for row in config.evaluation.rows} | behind(config, config.evaluation.rows)
     wanted = rows | {GRPO[system] for system in rows if system in GRPO}
     if "think_il_sft" in wanted and config.think.from_direct:
         wanted.add("direct_il_sft")
     clicks = [CTR] if CTR in rows or rows & {*GRPO} else []
     return [stage_of(system) for system in (*SFT, *clicks, *GRPO) if system in {*wanted, CTR}]
+
+
+def behind(config: Config, rows: Sequence[str]) -> set[str]:
+    """The systems that write what the rows u2q, x2q and blend show."""
+    weights = config.serving.weights
+    on = {*rows} | {channel for channel, weight in weights.items() if weight > 0 and "blend" in rows}
+    writers = {"u2q": config.serving.nearline.system, "x2q": config.x2q.system}
+    return {base(system) for channel, system in writers.items() if channel in on}
+
+
+def past_shop(run: Run) -> "PastShop":
+    """The shop of a run at past moments, for the rows of the serving path."""
+    from aigq.evaluation.past_shop import PastShop
+    from aigq.generation import connect_training
+
+    def generator() -> "RecallChannel":
+        return channel_of(run, run.config.serving.nearline.system)
+
+    def connect() -> Path:
+        return connect_training(run, lambda: cast("ThinkGenerator", channel_of(run, run.config.x2q.system)))
+
+    return PastShop(run.config, generator, connect, run.folder / "served")
+
+
+def served(run: Run, row: str, shop: "PastShop") -> "RecallChannel":
+    """A row of the serving path."""
+    from aigq.evaluation.served import Served
+
+    return Served(row, shop, run.config.serving)
 
 
 def need(run: Run, stage: str) -> None:

@@ -25,6 +25,12 @@ GENERATORS: Final = (*SFT, *GRPO)
 CTR: Final = "ctr"
 """The row that orders recall candidates by the CTR model, a stage of its own."""
 
+SERVED: Final = ("u2q", "x2q", "blend")
+"""Rows that ask the serving path at each moment: one of its channels alone, or all together."""
+
+AIGQ_CHANNELS: Final = ("u2q", "x2q")
+"""Channels of the blend that the generators supply; any shop could have the others."""
+
 NEW: Final = ":new"
 """Ends the name of a row whose lists leave out the shopper's own earlier queries, see recall/only_new.py."""
 

@@ -139,6 +139,17 @@ LISTS: Final = pa.schema(
 )
 """What one system recommends for the samples of one split: RUN/lists/SYSTEM.parquet."""
 
+SUPPLY: Final = pa.schema(
+    [
+        pa.field("sample_id", pa.int64(), nullable=False),
+        pa.field("rank", pa.int32(), nullable=False),  # from 1; beyond the list's length: not shown
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("channels", pa.list_(pa.string()), nullable=False),  # all that proposed it
+    ]
+)
+"""The candidates behind a blended list, those not shown too: RUN/lists/SYSTEM.supply.parquet."""
+
 U2Q: Final = pa.schema(
     [
         pa.field("user_id", pa.string(), nullable=False),

@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 from aigq.prepared import Prepared
-from aigq.recall.channel import Hint, RecallChannel
+from aigq.recall.channel import Hint, RecallChannel, Supplied
 from aigq.tables import LISTS, PREPARED_TABLES
 
 Advance = Callable[[int], None]
@@ -41,6 +41,7 @@ class Made:
     recommend_seconds: float
     users: int
     reused: bool
+    supply: pa.Table | None = None  # of a blend: who proposed what
 
     @property
     def seconds_per_1k_users(self) -> float:
@@ -86,9 +87,11 @@ def read_lists(run: Path, system: str, fingerprint: str) -> Made | None:
         if sidecar.fingerprint != fingerprint:
             return None
         lists = pq.read_table(path)
+        supply = pq.read_table(_supply_file(path)) if _supply_file(path).exists() else None
     except (OSError, ValueError, TypeError, pa.ArrowInvalid):
         return None
-    return Made(system, lists, sidecar.fit_seconds, sidecar.recommend_seconds, sidecar.users, reused=True)
+    seconds = sidecar.fit_seconds, sidecar.recommend_seconds
+    return Made(system, lists, *seconds, sidecar.users, reused=True, supply=supply)
 
 
 def make_lists(
@@ -114,7 +117,8 @@ def make_lists(
         tables.append(table_of([moment.sample_id for moment in asked], hints))
         advance(len(asked))
     users = len(samples["user_id"].unique())
-    return Made(system, pa.concat_tables(tables), fit_seconds, seconds, users, reused=False)
+    supply = channel.supply() if isinstance(channel, Supplied) else None
+    return Made(system, pa.concat_tables(tables), fit_seconds, seconds, users, reused=False, supply=supply)
 
 
 def write_lists(run: Path, made: Made, fingerprint: str) -> None:
@@ -123,10 +127,18 @@ def write_lists(run: Path, made: Made, fingerprint: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     sidecar = _Sidecar(made.system, fingerprint, made.fit_seconds, made.recommend_seconds, made.users)
     path.with_suffix(".json").unlink(missing_ok=True)  # lists without a sidecar are not trusted
+    _supply_file(path).unlink(missing_ok=True)
+    if made.supply is not None:
+        with atomic(_supply_file(path)) as partial:
+            pq.write_table(made.supply, partial)
     with atomic(path) as partial:
         pq.write_table(made.lists, partial)
     with atomic(path.with_suffix(".json")) as partial:
         partial.write_text(json.dumps(asdict(sidecar), indent=2) + "\n", encoding="utf-8")
+
+
+def _supply_file(path: Path) -> Path:
+    return path.with_suffix(".supply.parquet")
 
 
 def table_of(sample_ids: Sequence[int], hints: Sequence[Sequence[Hint]]) -> pa.Table:

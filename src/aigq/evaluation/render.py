@@ -141,7 +141,25 @@ def footnotes(result: Mapping[str, Any]) -> list[str]:
         valid = row["validity"]["valid"]
         if valid is not None and valid < 1:
             notes.append(f"{row['system']}: {1 - valid:.2%} of lists break a rule ({broken_rules(row)}).")
+    notes += [supplied(row) for row in result["rows"] if "supply" in row]
     return notes
+
+
+def supplied(row: Mapping[str, Any]) -> str:
+    """What only u2q and x2q supply of a row's lists, and whether cold users get hints."""
+    cold, counted = row["slices"]["cold"], [row["supply"][name] for name in ("queries", "categories")]
+    queries, categories = (percent(counts["only_aigq_of_shown"]) for counts in counted)
+    own_queries, own_categories = (percent(counts["only_aigq_of_aigq"]) for counts in counted)
+    return (
+        f"{row['system']}: only u2q and x2q supply {queries} of the shown queries and {categories} of the "
+        f"lists' leaf categories ({own_queries} and {own_categories} of those that they supply at all). "
+        f"{cold['with_hints']:,} of {cold['samples']:,} lists of cold users hold hints."
+    )
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage, or a dash where there is none."""
+    return DASH if share is None else f"{share:.1%}"
 
 
 def broken_rules(row: Mapping[str, Any]) -> str:

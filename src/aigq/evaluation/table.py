@@ -29,6 +29,7 @@ from aigq.evaluation.lists import (
     read_lists,
     write_lists,
 )
+from aigq.evaluation.supply import shares
 from aigq.prepared import CausalCounts, Prepared
 from aigq.progress import note
 from aigq.recall.channel import BenchMissing, RecallChannel
@@ -126,6 +127,7 @@ def evaluate_rows(
     samples: pa.Table,
     encode: metrics.Encode | None,
     seconds_per_1k: Mapping[str, float],
+    supply: Mapping[str, pa.Table] | None = None,
 ) -> dict[str, Any]:
     """The content of metrics.json.
 
@@ -136,6 +138,7 @@ def evaluate_rows(
         samples: the samples to judge on, all of one split.
         encode: texts -> unit vectors, for SemSim; None leaves it null.
         seconds_per_1k: what 1,000 users cost each system, where known.
+        supply: a SUPPLY table for each system that blends others.
     """
     if not samples.num_rows:
         raise EmptyLogError(
@@ -166,6 +169,8 @@ def evaluate_rows(
             row["difference"] = _difference(names, means[n:], ci[n:], paired)
         row["validity"] = judge.validity(system)
         row["seconds_per_1k_users"] = seconds_per_1k.get(system)
+        if supply and system in supply:
+            row["supply"] = shares(supply[system], judge.k)
         rows.append(row)
     cleaned: dict[str, Any] = clean(_header(judge, prepared, config, samples, compare) | {"rows": rows})
     return cleaned
@@ -219,7 +224,16 @@ def build_table(
         made[system] = kept
     lists = {system: m.lists for system, m in made.items()}
     seconds = {system: m.seconds_per_1k_users for system, m in made.items()}
-    result = evaluate_rows(lists, prepared, config, samples=samples, encode=encode, seconds_per_1k=seconds)
+    supply = {system: m.supply for system, m in made.items() if m.supply is not None}
+    result = evaluate_rows(
+        lists,
+        prepared,
+        config,
+        samples=samples,
+        encode=encode,
+        seconds_per_1k=seconds,
+        supply=supply,
+    )
     result["skipped"] = skipped
     with atomic(run / "metrics.json") as partial:
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
@@ -269,11 +283,14 @@ def _row(
     for name in AT_EVERY_K:
         row[f"{name}_at"] = {k: means[at[f"{name}@{k}"]] for k in judge.ks}
     row["query_hr_curve"] = [means[at[f"curve@{k + 1}"]] for k in range(judge.k)]
+    hinted = (judge.codes[system] >= 0).any(axis=1)
+    masks = zip(SLICES, (judge.cold, ~judge.cold), strict=True)
     row["slices"] = {
         slice_: {name: means[at[f"{slice_}.{name}"]] for name in SLICED}
+        | {"samples": int(mask.sum()), "with_hints": int((mask & hinted).sum())}
         | {"users": counted[at[f"{slice_}.query_hr"]]}
         | {"ci95": {name: ci[at[f"{slice_}.{name}"]] for name in SLICED}}
-        for slice_ in SLICES
+        for slice_, mask in masks
     }
     return row
 

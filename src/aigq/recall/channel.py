@@ -1,7 +1,9 @@
 """The protocol of everything that proposes queries: recall channels, peers, the generator."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import pyarrow as pa
 
 from aigq.errors import UsageError
 from aigq.prepared import Moment, Prepared
@@ -36,4 +38,13 @@ class RecallChannel(Protocol):
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
         """At most n hints for each moment, best first."""
+        ...
+
+
+@runtime_checkable
+class Supplied(Protocol):
+    """A channel that is made of others and can say which of them proposed what."""
+
+    def supply(self) -> pa.Table | None:
+        """The table SUPPLY of all lists since `fit`; None where it has nothing to say."""
         ...

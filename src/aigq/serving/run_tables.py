@@ -1,7 +1,9 @@
 """From a run folder to the values of a published version. What is served obeys the k-user rule here."""
 
+import copy
 import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from scipy import sparse
 
 from aigq.config import Config
 from aigq.errors import StageError
@@ -51,20 +54,40 @@ class RunTables:
         config: the run's config.
         run: the run folder.
         name: from a user id to the name in the store.
+        prepared: the log; default: the run's.
 
     Raises:
         StageError: `aigq prepare` has not finished, or a table in RUN/tables has other columns.
     """
 
-    def __init__(self, config: Config, run: Path, name: Callable[[str], str] = str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run: Path,
+        name: Callable[[str], str] = str,
+        prepared: Prepared | None = None,
+    ) -> None:
         self._config, self._run, self._name = config, run, name
-        self._prepared = Prepared.load(run / "prepared")
+        self._prepared = prepared or Prepared.load(run / "prepared")
         self._day = day_after(self._prepared)
         self._counts = CausalCounts(self._prepared.query_days, None)
         self._allowed = self._counts.servable(self._day, config.samples.k_users)
         folder = run / "models" / "ctr"
         trained = (folder / SETTINGS_FILE).exists()
         self._clicks = ClickTables(folder, self._prepared, self._day) if trained else None
+
+    def as_of(self, day: int) -> "RunTables":
+        """The tables of that morning: what may be shown and what is popular, by the days before it."""
+        then = copy.copy(self)
+        then._day, then._similar = day, self._similar
+        then._allowed = self._counts.servable(day, self._config.samples.k_users)
+        return then
+
+    @cached_property
+    def _similar(self) -> sparse.csr_matrix:
+        """Co-click similarities (Q, Q)."""
+        neighbours = self._config.channels.coclick.neighbours
+        return similarities(self._prepared.behaviours, self._counts.queries, neighbours)
 
     def users(self) -> list[str]:
         """The names of all users with behaviours."""
@@ -102,10 +125,7 @@ class RunTables:
             yield keys.item(version, item), ItemInfo(text, category)
 
     def _coclick(self, version: str) -> Values:
-        queries = self._counts.queries
-        similar = similarities(
-            self._prepared.behaviours, queries, self._config.channels.coclick.neighbours
-        )  # (Q, Q)
+        queries, similar = self._counts.queries, self._similar
         allowed = np.isin(queries, list(self._allowed))
         for row in np.flatnonzero(allowed):
             near = similar.indices[similar.indptr[row] : similar.indptr[row + 1]]
@@ -134,15 +154,19 @@ class RunTables:
             if self._name(moment.user_id) not in without
         ]
         for _, batch in batches(moments, _USERS_AT_ONCE):
-            own = self._own(batch)
-            tastes = self._clicks.tastes(batch) if self._clicks else [None] * len(batch)
-            for position, moment in enumerate(batch):
-                past = _past(
-                    moment.history.slice(max(0, moment.history.num_rows - self._config.serving.behaviours))
-                )
-                backfill = generations.get(moment.user_id)
-                value = Base(until, past, own[position], backfill, tastes[position])
+            for moment, value in zip(batch, self.bases(batch, until, generations), strict=True):
                 yield keys.base(version, self._name(moment.user_id)), value
+
+    def bases(
+        self, batch: Sequence[Moment], until: float, generations: Mapping[str, Generation]
+    ) -> list[Base]:
+        """What is published about users; their histories end at `until`, in seconds since 1970."""
+        kept, own = self._config.serving.behaviours, self._own(batch)
+        tastes = self._clicks.tastes(batch) if self._clicks else [None] * len(batch)
+        return [
+            Base(until, pasts(moment.history, kept), mine, generations.get(moment.user_id), taste)
+            for moment, mine, taste in zip(batch, own, tastes, strict=True)
+        ]
 
     def _own(self, batch: Sequence[Moment]) -> list[list[Own]]:
         """The favourite queries of each user; only such that may be shown."""
@@ -209,12 +233,14 @@ def read_table(path: Path, schema: pa.Schema) -> pa.Table | None:
         raise StageError(f"{path} is not the table that this version of aigq writes: {error}") from None
 
 
-def _past(history: pa.Table) -> list[Past]:
+def pasts(history: pa.Table, kept: int, prefix: str = "p") -> list[Past]:
+    """The latest `kept` rows of a history, oldest first; their ids begin with `prefix`."""
+    history = history.slice(max(0, history.num_rows - kept))
     columns = ("ts", "action", "text", "query", "item_id", "category")
     rows = zip(*(history[c].to_pylist() for c in columns), strict=True)
     seconds = history["ts"].cast(pa.int64()).to_numpy() / 1e6
     return [
-        Past(float(at), f"p{number}", action, text, query, item, category)
+        Past(float(at), f"{prefix}{number}", action, text, query, item, category)
         for number, (at, (_, action, text, query, item, category)) in enumerate(
             zip(seconds, rows, strict=True)
         )
