@@ -3,15 +3,15 @@
     python benchmarks/item_text.py bestbuy ../shared/data/bestbuy
     python benchmarks/item_text.py home_depot ../shared/data/home_depot/train.csv.zip
 
-Each imports the log into data/, runs `aigq train item-text` in runs/item-text-NAME and puts the comparison into
-results/item-text.json. The figures are qualities; nothing is timed. --resume goes on with an interrupted one.
+Each imports the log into data/, runs `aigq train item-text` in runs/item-text-NAME and puts the comparison
+into results/item-text.json. The figures are qualities; nothing is timed. --resume goes on where it stopped.
 
 What is real and what is not:
-bestbuy      typed queries, clicks and days are real. Its items have no title, so the model reads earlier queries
-             that led to them, and has nothing to say of a new one.
-home_depot   queries and titles are real. There are no shoppers, clicks or times: a (query, product) pair that
-             its raters found relevant (at least MIN_RELEVANCE of 3) stands for one click of a shopper of its own,
-             all on one day. So it has no held-out days, and the k-user rule is off.
+bestbuy      typed queries, clicks and days are real. Its items have no title: the model reads the earlier
+             queries that led to them, and has nothing to say of a new one.
+home_depot   queries and titles are real. There are no shoppers, clicks or times: a (query, product) pair
+             that its raters found relevant (MIN_RELEVANCE of 3 or more) stands for one click of a shopper
+             of its own, all on one day. So there are no held-out days, and the k-user rule is off.
 """
 
 import csv

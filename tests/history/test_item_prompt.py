@@ -17,7 +17,13 @@ def test_the_fields_in_order_each_after_its_mark_the_category_from_its_last_two_
 def test_what_nothing_sets_apart_has_no_prompt():
     assert item_prompt(Item("1", None, "Sony", ["TVs"]), []) == []
     assert item_prompt(Item("1", "  ", None, ["TVs"]), []) == []
-    assert item_prompt(Item("1", None, None, ["TVs"]), ["tv"]) == ["<category>", "tvs;;", "<asked>", "tv;;", "<query>"]
+    assert item_prompt(Item("1", None, None, ["TVs"]), ["tv"]) == [
+        "<category>",
+        "tvs;;",
+        "<asked>",
+        "tv;;",
+        "<query>",
+    ]
 
 
 def test_contact_data_in_a_title_is_left_out():
@@ -37,5 +43,8 @@ def test_no_field_can_forge_a_mark_or_a_separator(title, brand, name):
     for piece in item_prompt(Item("1", title, brand, [name], [(name, brand)]), []):
         if piece not in ITEM_TOKENS:
             text = piece.removesuffix(SEPARATOR)
-            assert piece != text and SEPARATOR not in text and "<" not in text and ">" not in text
+            assert piece != text
+            assert SEPARATOR not in text
+            assert "<" not in text
+            assert ">" not in text
             assert 0 < len(text) <= TEXT_CHARACTERS * 2  # a separator within becomes two characters

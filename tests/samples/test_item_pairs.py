@@ -47,7 +47,8 @@ def test_pairs_are_of_training_days_and_targets_of_k_users(settings):
     made = [p for part in ("train", "valid", "test") for p in pairs(log, settings, part)]
     assert {p.query for p in made} == {"thing", "other"}
     assert {q for p in made for q in p.asked} <= {"thing", "other"}
-    assert log.templates["i0"] == "thing" and log.described["i0"] == "thing 0"
+    assert log.templates["i0"] == "thing"
+    assert log.described["i0"] == "thing 0"
 
 
 def test_nothing_after_the_training_days_changes_a_pair(settings, tmp_path):
@@ -60,7 +61,9 @@ def test_nothing_after_the_training_days_changes_a_pair(settings, tmp_path):
 
 def test_every_item_has_one_part_and_pairs_are_equal_for_equal_seeds(settings):
     log = read_item_log(settings)
-    parts = {part: {p.item.item_id for p in pairs(log, settings, part)} for part in ("train", "valid", "test")}
+    parts = {
+        part: {p.item.item_id for p in pairs(log, settings, part)} for part in ("train", "valid", "test")
+    }
     assert sum(map(len, parts.values())) == len(set.union(*parts.values())) == len(ITEMS)
     assert all(part_of(i, 0.1, 0) == part for part, ids in parts.items() for i in ids)
     assert pairs(log, settings, "train") == pairs(read_item_log(settings), settings, "train")
@@ -75,13 +78,12 @@ def test_the_shares_of_the_parts_are_those_of_the_config():
 
 
 def test_a_prompt_does_not_count_the_user_whom_it_predicts():
-    log = ItemLog(
-        [Item("i")], {"i": {"a": 2, "b": 1, "c": 2, "rare": 9}}, {}, frozenset({"a", "b", "c"}), {}
-    )
+    log = ItemLog([Item("i")], {"i": {"a": 2, "b": 1, "c": 2, "rare": 9}}, {}, frozenset({"a", "b", "c"}), {})
     assert log.asked("i", 5) == ["a", "c", "b"]
     assert log.asked("i", 5, without="a") == ["c", "a", "b"]
     assert log.asked("i", 5, without="b") == ["a", "c"]
-    assert log.asked("i", 1) == ["a"] and log.asked("unknown", 5) == []
+    assert log.asked("i", 1) == ["a"]
+    assert log.asked("unknown", 5) == []
 
 
 def test_an_item_draws_at_most_so_many_pairs_and_is_cold_only_with_a_title(settings):

@@ -63,6 +63,7 @@ def key_of(pieces: Sequence[str]) -> str:
 
 def _texts(fields: Sequence[str | None]) -> list[str]:
     """The fields in the spelling of queries, shortened; none that is empty or private."""
-    folded = [normalise_query(field) for field in fields if field and not is_private(field)]
+    cut = [field[: 2 * TEXT_CHARACTERS] for field in fields if field]  # before the work, for huge ones
+    folded = [normalise_query(field) for field in cut if not is_private(field)]
     texts = [clean(text[:TEXT_CHARACTERS]) for text in folded]
     return [text + SEPARATOR for text in texts if text]
