@@ -3,8 +3,9 @@
     python benchmarks/item_text.py bestbuy ../shared/data/bestbuy
     python benchmarks/item_text.py home_depot ../shared/data/home_depot/train.csv.zip
 
-Each imports the log into data/, runs `aigq train item-text` in runs/item-text-NAME and puts the comparison
-into results/item-text.json. The figures are qualities; nothing is timed. --resume goes on where it stopped.
+Each imports the log into data/, trains the model of `aigq train item-text` in runs/item-text-NAME and puts
+the comparison into results/item-text.json. Nothing is timed. After the path: --resume goes on where it
+stopped, and key=value changes the config.
 
 What is real and what is not:
 bestbuy      typed queries, clicks and days are real. Its items have no title: the model reads the earlier
@@ -19,13 +20,16 @@ import io
 import json
 import sys
 import zipfile
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from aigq.cli import main
+from aigq.config import load
+from aigq.evaluation.item_texts import compare
+from aigq.models.item_writer import ItemWriter
 from aigq.runs import versions
+from aigq.samples.item_pairs import read_item_log
 from aigq.sources import import_source
+from aigq.training.item_text import train_item_text
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "item-text.json"
@@ -54,19 +58,23 @@ def import_home_depot(archive: Path, out: Path) -> None:
 
 def measure(name: str, path: Path, *options: str) -> dict[str, Any]:
     """Import where that is not done yet, then train and compare."""
-    tables, printed = Path("data") / name, io.StringIO()
+    tables = Path("data") / name
     if not (tables / "events.parquet").exists():
         if name == "home_depot":
             import_home_depot(path, tables)
         else:
             import_source(name, path, tables)
-    command = ["train", "item-text", "--config", str(RECIPES[name]), "--run", f"runs/item-text-{name}"]
-    with redirect_stdout(printed):
-        if main([*command, "--set", f"data.tables={tables}", *options, "--json"]) != 0:
-            sys.exit(1)
-    result = json.loads(printed.getvalue())
-    kept = ("samples", "steps", "parameters", "items", "items_with_text", "comparison")
-    return {"command": f"python benchmarks/item_text.py {name} {path}", **{key: result[key] for key in kept}}
+    overrides = [f"data.tables={tables}", *(option for option in options if "=" in option)]
+    config, run = load(RECIPES[name], overrides), Path(f"runs/item-text-{name}")
+    log = read_item_log(config)
+    summary = train_item_text(config, run, log, resume="--resume" in options)
+    writer = ItemWriter(run / "models" / "item_text", log.servable, config.decoding.batch_size)
+    return {
+        "command": " ".join(["python benchmarks/item_text.py", name, str(path), *options]),
+        "settings": config.item_text.model_dump() | config.generator.model_dump(mode="json"),
+        "trained": {key: summary[key] for key in ("samples", "steps", "parameters")},
+        "comparison": compare(config, log, writer.write),
+    }
 
 
 def _write(path: Path, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
