@@ -77,6 +77,16 @@ for verb, summary in {
     "nearline": "Write new lists for shoppers soon after they did something that matters.",
 }.items():
     app.command(f"aigq.cli_serving:{verb}", name=verb, help=summary)  # imported when it is called
+train.command(
+    "aigq.cli_items:train_item_text",
+    name="item-text",
+    help="Train the model that says an item in shoppers' words, and write every item.",
+)
+generate.command(
+    "aigq.cli_items:generate_item_text",
+    name="item-text",
+    help="Write texts for items that are new or have changed.",
+)
 
 app.command(
     "aigq.cli_erase:erase_user",

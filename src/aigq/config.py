@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from aigq.config_base import Section
 from aigq.config_serving import ServingConfig
-from aigq.config_training import CtrConfig, GrpoConfig, SftConfig, ThinkConfig
+from aigq.config_training import CtrConfig, GrpoConfig, ItemTextConfig, SftConfig, ThinkConfig
 from aigq.errors import ConfigError
 
 ENVIRONMENT: Final = "AIGQ__"
@@ -38,6 +38,11 @@ class HistoryConfig(Section):
     """From events to behaviours."""
 
     session_gap_minutes: int = Field(30, gt=0, description="a longer pause starts a new session")
+    item_text: Literal["template", "generated"] = Field(
+        "template",
+        description="an item's text in histories: template: the query that most often led to it, or its "
+        "title; generated: written by the model of `aigq train item-text`",
+    )
     memory_limit: str = Field("3GB", description="DuckDB's memory; what does not fit spills to disk")
 
 
@@ -286,6 +291,7 @@ class Config(Section):
     samples: SamplesConfig = SamplesConfig()
     prompt: PromptConfig = PromptConfig()
     generator: GeneratorConfig = GeneratorConfig()
+    item_text: ItemTextConfig = ItemTextConfig()
     sft: SftConfig = SftConfig()
     grpo: GrpoConfig = GrpoConfig()
     ctr: CtrConfig = CtrConfig()

@@ -1,4 +1,4 @@
-"""What the trainings read: the sections sft, think, ctr and grpo of a config."""
+"""What the trainings read: the sections sft, item_text, think, ctr and grpo of a config."""
 
 from pathlib import Path
 from typing import Literal
@@ -72,6 +72,32 @@ class SftConfig(Section):
     eval_samples: int = Field(256, ge=1, description="validation samples whose lists are generated each time")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 where the GPU has it"
+    )
+
+
+class ItemTextConfig(Section):
+    """Item-to-text: a model with the sizes of `generator` reads an item and writes a query. Paper 3.1."""
+
+    held_out: float = Field(
+        0.1,
+        gt=0,
+        lt=0.5,
+        description="share of the items kept from training for validation, and as many for the comparison",
+    )
+    pairs_per_item: int = Field(
+        8, ge=1, description="training pairs drawn from the clicks of one item at most"
+    )
+    asked: int = Field(
+        5, ge=0, description="queries that led to the item before, read with its title; 0: the title alone"
+    )
+    cold: float = Field(0.5, ge=0, le=1, description="share of the training pairs that show none of them")
+    epochs: float = Field(3.0, gt=0, description="passes over the pairs")
+    max_steps: int | None = Field(None, ge=1, description="stop after so many optimiser steps")
+    batch_size: int = Field(64, ge=1, description="pairs per optimiser step")
+    learning_rate: float = Field(1e-3, gt=0, description="peak; falls to 0 on a cosine")
+    eval_every: int = Field(200, ge=1, description="optimiser steps between validations and checkpoints")
+    eval_samples: int = Field(
+        512, ge=1, description="pairs of held-out items that each validation writes for"
     )
 
 

@@ -29,6 +29,10 @@ _RANKER: Final = tuple(f"channels.{name}" for name in ("popular", "personal", "c
 _SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "prompt", "generator", "sft")
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,
+    "item_text": (
+        *("data", "history.session_gap_minutes", "split", "samples.k_users"),
+        *("seed", "encoder", "generator", "item_text"),
+    ),
     "sft": _SFT,
     "think": (*_SFT, "channels.llms", "think"),
     "ctr": (*_PREPARE, "seed", "encoder", "ctr"),
@@ -38,6 +42,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
 """What each stage was made with. A key outside these sections may change without redoing the stage."""
 
 UPSTREAM: Final[dict[str, tuple[str, ...]]] = {
+    "item_text": (),  # `prepare` notices by itself when a text has changed
     "prepare": (),
     "sft": ("prepare",),
     "think": ("prepare", "sft"),
@@ -201,7 +206,10 @@ class Run:
 
     def _changes(self, stage: str, record: dict[str, Any], of: str | None = None) -> list[str]:
         """Settings of `record` that differ now, among those that matter to both `stage` and `of`."""
-        now, then = _settings(self.config, stage), record["config"]
+        now, then = _settings(self.config, stage), dict(record["config"])
+        usual = _settings(Config(split=self.config.split), stage)
+        for key in now.keys() & usual.keys() - then.keys():  # the key is younger than the record
+            then[key] = usual[key]
         return [
             f"{key}={json.dumps(then.get(key), ensure_ascii=False)}"
             f" (now {json.dumps(now.get(key), ensure_ascii=False)})"

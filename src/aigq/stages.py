@@ -41,11 +41,33 @@ def run_prepare(run: Run, *, force: bool) -> dict[str, Any]:
 
     if force:
         run.forget("prepare")
+    if run.config.history.item_text == "generated":
+        run_item_texts(run)
     run.check("prepare")
-    if run.finished("prepare") and run.result("prepare").get("fingerprint") != fingerprint_of(run.config):
+    if run.finished("prepare") and run.result("prepare").get("fingerprint") != fingerprint_of(
+        run.config, run.folder
+    ):
         note("prepare: the imported tables have changed; stages made from the old ones are done again")
         run.forget("prepare")
     return _once(run, "prepare", lambda: work(run.config, run.folder, force=force), force=force)
+
+
+def run_item_text(run: Run, *, resume: bool, force: bool) -> dict[str, Any]:
+    """The item-to-text model, once, and its text for every item."""
+    from aigq.item_text import train as work
+
+    if resume:
+        run.check_resume("item_text")
+    return _once(run, "item_text", lambda: work(run, resume=resume), force=force)
+
+
+def run_item_texts(run: Run) -> dict[str, Any]:
+    """Texts for items that are new or have changed since the model last wrote."""
+    need(run, "item_text")
+    from aigq.item_text import write_table
+
+    with redirect_stdout(sys.stderr):
+        return write_table(run)
 
 
 def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, Any]:
@@ -141,6 +163,8 @@ def _once(run: Run, stage: str, work: Callable[[], dict[str, Any]], *, force: bo
 def run_missing(run: Run) -> None:
     """Every stage that the rows of the config need and that is not finished."""
     import_if_absent(run.config)
+    if run.config.history.item_text == "generated":
+        run_item_text(run, resume=run.started("item_text"), force=False)
     run_prepare(run, force=False)
     for stage in trainings(run.config):
         resume, system = run.started(stage), stage.partition(":")[2]
@@ -181,7 +205,7 @@ def past_shop(run: Run) -> "PastShop":
     def connect() -> Path:
         return connect_training(run, lambda: cast("ThinkGenerator", channel_of(run, run.config.x2q.system)))
 
-    return PastShop(run.config, generator, connect, run.folder / "served")
+    return PastShop(run.config, generator, connect, run.folder / "served", run.folder / "models" / CTR)
 
 
 def served(run: Run, row: str, shop: "PastShop") -> "RecallChannel":
@@ -216,7 +240,8 @@ def _command(stage: str) -> str:
     name, _, system = stage.partition(":")
     if name == "prepare":
         return "aigq prepare"
-    return f"aigq train {'sft' if name == 'think' else name}{f' --system {system}' if system else ''}"
+    verb = "sft" if name == "think" else name.replace("_", "-")
+    return f"aigq train {verb}{f' --system {system}' if system else ''}"
 
 
 def channel_of(run: Run, row: str) -> "RecallChannel":

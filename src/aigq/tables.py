@@ -174,6 +174,16 @@ X2Q: Final = pa.schema(
 )
 """From a trigger to queries: RUN/tables/x2q.parquet, written by `aigq generate x2q`."""
 
+ITEM_TEXT: Final = pa.schema(
+    [
+        pa.field("item_id", pa.string(), nullable=False),
+        pa.field("text", pa.string()),  # a query of k users; null: the model has nothing to say, see template
+        pa.field("key", pa.string(), nullable=False),  # hash of what the model read of the item
+        pa.field("model", pa.string(), nullable=False),  # and when it was trained
+    ]
+)
+"""What the item-to-text model wrote for every item: RUN/tables/item_text.parquet."""
+
 IMPORTED_TABLES: Final = {"events": EVENTS, "items": ITEMS, "users": USERS, "rejected": REJECTED}
 PREPARED_TABLES: Final = {
     "behaviours": BEHAVIOURS,

@@ -186,13 +186,13 @@ def test_a_hint_that_was_shown_often_without_a_click_makes_room(shop):
 class Backwards:
     """A ranker that likes what comes late in the alphabet."""
 
-    def score(self, shopper, candidates):
+    async def score(self, shopper, candidates):
         names = sorted(candidate.query for candidate in candidates)
         return [1.0 + names.index(candidate.query) for candidate in candidates]
 
 
 class Broken:
-    def score(self, shopper, candidates):
+    async def score(self, shopper, candidates):
         raise ValueError("no model")
 
 

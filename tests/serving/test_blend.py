@@ -49,8 +49,10 @@ def test_a_candidate_keeps_every_channel():
 def test_the_strongest_channel_explains():
     # 1 / (60 + 10) = .0143 beats .5 / (60 + 1) = .0082, but not 1.2 / 61 = .0197
     milk = candidates_of(["milk"], PROPOSALS, {"milk": "dairy"})
-    assert explained(milk, PROPOSALS, WEIGHTS) == [Hint("milk", "dairy", "u2q", "milk for you")]
-    assert explained(milk, PROPOSALS, {"popular": 1.2, "u2q": 1.0})[0][2:] == ("popular", "popular")
+    assert explained(milk, PROPOSALS, WEIGHTS) == [
+        Hint("milk", "dairy", {"popular": 1, "u2q": 10}, "u2q", "milk for you")
+    ]
+    assert explained(milk, PROPOSALS, {"popular": 1.2, "u2q": 1.0})[0][3:] == ("popular", "popular")
 
 
 def test_reciprocal_ranks_are_added_up():

@@ -23,8 +23,8 @@ from aigq.config_serving import ServingConfig
 from aigq.errors import StageError
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint, RecallChannel
-from aigq.serving import keys
-from aigq.serving.blend import Candidate, Ranker
+from aigq.serving import blend, keys
+from aigq.serving.blend import Ranker
 from aigq.serving.catalog import Catalogs
 from aigq.serving.guards import Guards
 from aigq.serving.hints import Ask, Hints
@@ -44,7 +44,7 @@ from aigq.serving.stores.memory import MemoryStore
 
 DAY_S: Final = 86400.0
 _VERSION: Final = "past"
-_TABLES: Final = ("catalog", "coclick", "x2q")  # items and users are given in the words of the log
+_TABLES: Final = ("catalog", "clicks", "coclick", "x2q")  # items and users are given in the words of the log
 _NO_DEADLINE_MS: Final = 600_000.0
 _MORNINGS: Final = 32  # kept, for the other rows
 
@@ -66,6 +66,7 @@ class PastShop:
         connect: makes the x2q table of the training part and returns its file, FOLDER/tables/x2q.parquet;
             called when x2q is asked for.
         folder: FOLDER.
+        clicks: what `aigq train ctr` wrote, to rank as the service does; without it, by reciprocal ranks.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class PastShop:
         generator: Callable[[], RecallChannel],
         connect: Callable[[], Path],
         folder: Path,
+        clicks: Path | None = None,
     ) -> None:
-        self._config, self._folder = config, folder
+        self._config, self._folder, self._clicks = config, folder, clicks
         self._make_generator, self._connect = generator, connect
         self._generator: RecallChannel | None = None
         self._connected = False
@@ -95,14 +97,14 @@ class PastShop:
 
     def ask(
         self, moments: Sequence[Moment], n: int, serving: ServingConfig, ranker: Ranker | None = None
-    ) -> list[list[Candidate]]:
+    ) -> list[list[blend.Hint]]:
         """At most n hints for each moment, best first, each with all channels that proposed it.
 
         Args:
             moments: any order; fastest by day.
             n: length of a list.
             serving: weights above 0 say which channels take part.
-            ranker: the service's; None: reciprocal ranks.
+            ranker: one of the shop's own; None: what `serving.ranker` says.
         """
         if self._prepared is None:
             raise StageError("the past shop was asked before fit()")
@@ -133,8 +135,8 @@ class PastShop:
 
     async def _answers(
         self, moments: Sequence[Moment], n: int, config: Config, ranker: Ranker | None
-    ) -> list[list[Candidate]]:
-        answers: list[list[Candidate]] = [[] for _ in moments]
+    ) -> list[list[blend.Hint]]:
+        answers: list[list[blend.Hint]] = [[] for _ in moments]
         order = sorted(range(len(moments)), key=lambda i: moments[i].day)
         for day, group in groupby(order, key=lambda i: moments[i].day):
             morning = await self._published(day)
@@ -162,7 +164,7 @@ class PastShop:
         for family in _TABLES:
             await store.put({key: encode(value) for key, value in families[family]}, ttl)
         await store.put({keys.CURRENT: encode(Current(_VERSION, []))}, ttl)
-        catalogs = Catalogs(store)
+        catalogs = Catalogs(store, clicks=True)
         await catalogs.refresh()
         while len(self._mornings) >= _MORNINGS:
             self._mornings.pop(next(iter(self._mornings)))
@@ -179,7 +181,7 @@ class PastShop:
             self._prepared.samples,
             self._prepared.users,
         )
-        return RunTables(self._config, self._folder, prepared=learned)
+        return RunTables(self._config, self._folder, prepared=learned, clicks=self._clicks)
 
     def _values(
         self, moment: Moment, morning: _Day, guards: Guards, serving: ServingConfig
@@ -198,7 +200,7 @@ class PastShop:
         if hints:
             queries = [hint.query for hint in hints]
             refused = guards.refusals(queries, morning.catalogs.now, own=queries)
-            kept = [Suggestion(h.query, reason=h.reason) for h in hints if h.query not in refused]
+            kept = [Suggestion(h.query, h.reason) for h in hints if h.query not in refused]
             run = Generation(serving.nearline.system, self._now, self._now, kept)
             values[keys.u2q(user)] = encode(U2q([run]))
         return values

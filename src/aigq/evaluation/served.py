@@ -10,7 +10,8 @@ from aigq.errors import StageError
 from aigq.evaluation.past_shop import PastShop
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint
-from aigq.serving.blend import Candidate, Ranker
+from aigq.serving import blend
+from aigq.serving.blend import Ranker
 from aigq.tables import SUPPLY
 
 BLEND: Final = "blend"
@@ -26,7 +27,7 @@ class Served:
         name: of SERVED.
         shop: the shop; rows may share it.
         serving: the section of the config.
-        ranker: makes the ranker that the service uses from the log; None: reciprocal ranks.
+        ranker: makes a ranker of the shop's own from the log; None: what `serving.ranker` says.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class Served:
         serving: ServingConfig,
         ranker: Callable[[Prepared], Ranker] | None = None,
     ) -> None:
-        alone = {"weights": {name: 1.0}, "diversity": 0.0}
+        alone = {"weights": {name: 1.0}, "diversity": 0.0, "ranker": "ranks"}
         self.name, self._shop = name, shop
         self._serving = serving if name == BLEND else serving.model_copy(update=alone)
         self._make_ranker = ranker if name == BLEND else None
@@ -66,16 +67,16 @@ class Served:
         return pa.concat_tables([SUPPLY.empty_table(), *(self._supply or [])]) if self.name == BLEND else None
 
 
-def _supply_of(moments: Sequence[Moment], answers: Sequence[Sequence[Candidate]]) -> pa.Table:
+def _supply_of(moments: Sequence[Moment], answers: Sequence[Sequence[blend.Hint]]) -> pa.Table:
     rows = [
         {
             "sample_id": moment.sample_id,
             "rank": rank,
-            "query": candidate.query,
-            "category": candidate.category,
-            "channels": sorted(candidate.ranks),
+            "query": hint.query,
+            "category": hint.category,
+            "channels": sorted(hint.ranks),
         }
         for moment, answer in zip(moments, answers, strict=True)
-        for rank, candidate in enumerate(answer, start=1)
+        for rank, hint in enumerate(answer, start=1)
     ]
     return pa.Table.from_pylist(rows, schema=SUPPLY)

@@ -26,14 +26,31 @@ def template(items: ir.Table, led: ir.Table, k_users: int) -> ir.Table:
         led: user_id, query, item_id of training events.
         k_users: a query becomes an item's text only if so many distinct users issued it.
     """
-    users = led.group_by("query").agg(users=lambda t: t.user_id.nunique())
-    common = users.filter(users.users >= k_users).select("query")
-    asked = most_frequent(led.semi_join(common, "query"), "item_id", "query")
+    asked = most_frequent(led.semi_join(common_queries(led, k_users), "query"), "item_id", "query")
     described = _described(items)
     joined = asked.outer_join(described, "item_id")
     text = ibis.coalesce(joined.query, joined.description)
     named = joined.select(item_id=ibis.coalesce(joined.item_id, joined.item_id_right), text=text)
     return named.filter(named.text.notnull())
+
+
+def generated(written: ir.Table, otherwise: ir.Table) -> ir.Table:
+    """The text that the item-to-text model wrote; an item for which it wrote none keeps its other text.
+
+    Args:
+        written: item_id, text of RUN/tables/item_text.parquet; no text where the model wrote none.
+        otherwise: item_id, text of every item that has one, see `template`.
+    """
+    known = written.filter(written.text.notnull()).select("item_id", "text")
+    joined = known.outer_join(otherwise, "item_id")
+    item_id = ibis.coalesce(joined.item_id, joined.item_id_right)
+    return joined.select(item_id=item_id, text=ibis.coalesce(joined.text, joined.text_right))
+
+
+def common_queries(led: ir.Table, k_users: int) -> ir.Table:
+    """The queries that so many distinct users issued before an item event."""
+    users = led.group_by("query").agg(users=lambda t: t.user_id.nunique())
+    return users.filter(users.users >= k_users).select("query")
 
 
 def _described(items: ir.Table) -> ir.Table:

@@ -17,15 +17,18 @@ PAD, END = "<pad>", "<end>"
 
 
 def train_tokenizer(
-    texts: Iterable[tuple[str, int]], vocab_size: int, special: Sequence[str]
+    texts: Iterable[tuple[str, int]], vocab_size: int, special: Sequence[str], *, words: bool = False
 ) -> PreTrainedTokenizerFast:
-    """Byte-level BPE over (text, count) pairs; pre-tokens are whole texts up to and with their separator."""
+    """Byte-level BPE over (text, count) pairs; pre-tokens are whole texts up to and with their separator.
+
+    With `words`, pre-tokens are words, the first one like the others, and separators: then a word of a title
+    and the same word of a query are the same tokens, and can be copied.
+    """
+    split = [pre_tokenizers.Split(SEPARATOR, behavior="isolated" if words else "merged_with_previous")]
+    split += [pre_tokenizers.Split(" ", behavior="merged_with_next")] if words else []
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(SEPARATOR, behavior="merged_with_previous"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
+        [*split, pre_tokenizers.ByteLevel(add_prefix_space=words, use_regex=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(

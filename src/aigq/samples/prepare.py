@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from aigq.config import Config
 from aigq.erased import Erased
-from aigq.errors import EmptyLogError, SourceError
+from aigq.errors import EmptyLogError, SourceError, StageError
 from aigq.history import behaviours as histories
 from aigq.history import queries, surrogates
 from aigq.history.behaviours import STRENGTH
@@ -51,12 +51,15 @@ class Log:
 def prepare(config: Config, run: Path, *, force: bool = False) -> dict[str, Any]:
     """Write RUN/prepared and return its summary; at once when it is there already for this input and config.
 
+    With `history.item_text: generated`, items have the texts of RUN/tables/item_text.parquet.
+
     Raises:
         SourceError: `data.tables` has no events.
+        StageError: that table is not there.
         EmptyLogError: a split has no samples.
     """
     folder = run / "prepared"
-    fingerprint = fingerprint_of(config)
+    fingerprint = fingerprint_of(config, run)
     if not force and (done := _read_json(folder / "summary.json")).get("fingerprint") == fingerprint:
         return done
     run.mkdir(parents=True, exist_ok=True)
@@ -66,8 +69,8 @@ def prepare(config: Config, run: Path, *, force: bool = False) -> dict[str, Any]
     try:
         out = work / "prepared"
         out.mkdir()
-        with _database(config, work / "spill") as con:
-            summary = {"fingerprint": fingerprint, **_write_tables(config, con, out)}
+        with database(config, work / "spill") as con:
+            summary = {"fingerprint": fingerprint, **_write_tables(config, con, out, _item_text(config, run))}
         (out / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False), encoding="utf-8")
         if folder.exists():
             folder.rename(work / "old")
@@ -77,11 +80,13 @@ def prepare(config: Config, run: Path, *, force: bool = False) -> dict[str, Any]
     return summary
 
 
-def fingerprint_of(config: Config) -> str:
-    """A hash of all that `prepare` reads: input files and the sections of the config that it uses."""
+def fingerprint_of(config: Config, run: Path) -> str:
+    """A hash of all that `prepare` reads: input files, generated texts, its sections of the config."""
     sections = ("split", "samples")
     settings: list[Any] = [getattr(config, section).model_dump(mode="json") for section in sections]
     settings.append(config.history.session_gap_minutes)
+    if (written := _item_text(config, run)) is not None:
+        settings.append(hashlib.blake2b(json.dumps(written.to_pydict()).encode()).hexdigest())
     digest = hashlib.blake2b(json.dumps([VERSION, config.name, settings]).encode())
     for name in (*(f"{table}.parquet" for table in ("events", "items", "users")), "import.json"):
         path = config.data.tables / name
@@ -92,15 +97,29 @@ def fingerprint_of(config: Config) -> str:
     return digest.hexdigest()[:32]
 
 
-def _write_tables(config: Config, con: Any, out: Path) -> dict[str, Any]:
-    log = _open_log(con, config.data.tables)
-    counts = _actions(log.events)
-    events, hints = _clean(log.events, config, counts)
+def _item_text(config: Config, run: Path) -> pa.Table | None:
+    """item_id, text as the model wrote them, where `history.item_text` asks for it."""
+    if config.history.item_text == "template":
+        return None
+    path = run / "tables" / "item_text.parquet"
+    if not path.exists():
+        raise StageError(
+            f"{path} is not there: run `aigq train item-text` first, or set history.item_text=template"
+        )
+    return pq.read_table(path, columns=["item_id", "text"])
+
+
+def _write_tables(config: Config, con: Any, out: Path, written: pa.Table | None) -> dict[str, Any]:
+    log = open_log(con, config.data.tables)
+    counts = actions_of(log.events)
+    events, hints = clean(log.events, config, counts)
     training = events.filter(events.day < epoch_day(config.split.validation_from))
     led = keep(queries.led_to(training))
     leaves = queries.leaf_categories(log.items)
     categories = keep(queries.query_categories(led, leaves))
-    texts = keep(surrogates.template(_described(log.items, leaves), led, config.samples.k_users))
+    texts = keep(surrogates.template(with_leaf(log.items, leaves), led, config.samples.k_users))
+    if written is not None:
+        texts = keep(surrogates.generated(put(con, written), texts))
     rows = histories.collapse(histories.add_texts(events, texts))
     rows = keep(histories.add_categories(rows, categories, leaves))
     made = examples.samples(events, hints, rows, config.samples.unit)
@@ -129,12 +148,13 @@ def _write_tables(config: Config, con: Any, out: Path) -> dict[str, Any]:
     return {**about, **sizes, "rows": written, "events": counts}
 
 
-def _actions(events: ir.Table) -> dict[str, Any]:
+def actions_of(events: ir.Table) -> dict[str, Any]:
+    """How many events there are, in all and of each action."""
     found = read(events.group_by("action").agg(n=lambda t: t.count()).order_by("action"))
     return {"read": sum(row["n"] for row in found), "actions": {row["action"]: row["n"] for row in found}}
 
 
-def _clean(raw: ir.Table, config: Config, counts: dict[str, Any]) -> tuple[ir.Table, ir.Table]:
+def clean(raw: ir.Table, config: Config, counts: dict[str, Any]) -> tuple[ir.Table, ir.Table]:
     """Shopping events and hint events, each once, queries normalised, none private; adds to `counts`."""
     spellings = keep(raw.filter(raw.query.notnull()).select(raw="query").distinct())
     forms = keep(query_forms(spellings))
@@ -169,7 +189,7 @@ def _with_forms(events: ir.Table, forms: ir.Table) -> ir.Table:
     return joined.mutate(query=query, private=private).drop("raw", "form")
 
 
-def _described(items: ir.Table, leaves: ir.Table | None) -> ir.Table:
+def with_leaf(items: ir.Table, leaves: ir.Table | None) -> ir.Table:
     """item_id, title, brand and leaf; no leaf where that would be the item id, which is not a text."""
     if leaves is None:
         return items.select("item_id", "title", "brand", leaf=ibis.null("string"))
@@ -232,7 +252,8 @@ def _write(table: ir.Table, path: Path, schema: pa.Schema, metadata: dict[str, s
     return rows
 
 
-def _open_log(con: Any, folder: Path) -> Log:
+def open_log(con: Any, folder: Path) -> Log:
+    """The imported tables. Raises SourceError where they are missing, damaged or of other columns."""
     if not (folder / "events.parquet").exists():
         raise SourceError(f"no events.parquet in {folder}; run `aigq import` with --out {folder} first")
     about = _read_json(folder / "import.json")
@@ -272,7 +293,7 @@ def _open(con: Any, folder: Path, name: str) -> ir.Table:
 
 
 @contextmanager
-def _database(config: Config, spill: Path) -> Iterator[Any]:
+def database(config: Config, spill: Path) -> Iterator[Any]:
     """DuckDB in memory, with its limit, spilling into the run folder."""
     con = ibis.duckdb.connect(
         memory_limit=config.history.memory_limit, temp_directory=str(spill), preserve_insertion_order=False

@@ -38,6 +38,7 @@ class Hint(NamedTuple):
 
     query: str
     category: str | None
+    ranks: Mapping[str, int]
     channel: str
     reason: str
 
@@ -100,7 +101,7 @@ def explained(
     def hint(candidate: Candidate) -> Hint:
         ranks = candidate.ranks
         channel = max(ranks, key=lambda c: weights.get(c, 0.0) / (RECIPROCAL + ranks[c]))
-        return Hint(candidate.query, candidate.category, channel, reasons[channel](candidate.query))
+        return Hint(*candidate, channel, reasons[channel](candidate.query))
 
     return [hint(candidate) for candidate in candidates]
 

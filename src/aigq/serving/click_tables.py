@@ -5,6 +5,7 @@ projected to the model's width, counts are those of the day after the log, and a
 by query. Queries are numbers, positions in the vocabulary of the log, so no text leaves it this way.
 """
 
+import copy
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,6 +53,12 @@ class ClickTables:
         self._maker = FeatureMaker(prepared, prepared.behaviours, settings["k_users"])
         texts, profiles = TextTable.load(folder), profiles_of(prepared.users)
         self._inputs = ClickInputs(self._maker, texts, profiles, settings["profile"], settings["behaviours"])
+
+    def as_of(self, day: int) -> "ClickTables":
+        """The same model and similarities with the counts of that morning."""
+        then = copy.copy(self)
+        then._day = day
+        return then
 
     def model(self, version: str, allowed: Sequence[str]) -> Iterator[tuple[str, Any]]:
         """The values of the shop: parts of one safetensors file."""

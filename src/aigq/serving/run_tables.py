@@ -66,13 +66,14 @@ class RunTables:
         run: Path,
         name: Callable[[str], str] = str,
         prepared: Prepared | None = None,
+        clicks: Path | None = None,
     ) -> None:
         self._config, self._run, self._name = config, run, name
         self._prepared = prepared or Prepared.load(run / "prepared")
         self._day = day_after(self._prepared)
         self._counts = CausalCounts(self._prepared.query_days, None)
         self._allowed = self._counts.servable(self._day, config.samples.k_users)
-        folder = run / "models" / "ctr"
+        folder = clicks or run / "models" / "ctr"
         trained = (folder / SETTINGS_FILE).exists()
         self._clicks = ClickTables(folder, self._prepared, self._day) if trained else None
 
@@ -81,6 +82,7 @@ class RunTables:
         then = copy.copy(self)
         then._day, then._similar = day, self._similar
         then._allowed = self._counts.servable(day, self._config.samples.k_users)
+        then._clicks = self._clicks.as_of(day) if self._clicks else None
         return then
 
     @cached_property

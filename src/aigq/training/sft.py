@@ -7,6 +7,7 @@ RUN/models/SYSTEM/training/imitation/  checkpoints and log of the imitation, whe
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +70,26 @@ def train_sft(
     """
     config = variant(config, system)
     folder = run / "models" / system / "training"
-    folder.mkdir(parents=True, exist_ok=True)
     think = system in THINK
     key = fingerprint_of(config, run, think=think)
-    marker = folder / "encoded.json"
-    if not marker.exists() or json.loads(marker.read_text())["key"] != key:
-        shutil.rmtree(folder)
-        folder.mkdir()
-        part = folder / "encoded.part"
-        part.write_text(json.dumps({"key": key, **make_materials(config, run, folder, think=think)}))
-        part.replace(marker)  # there only when everything that it vouches for is
+    with_materials(folder, key, lambda: make_materials(config, run, folder, think=think))
     summary = fit_folder(
         folder, config.sft, config.seed, resume=resume, batch_size=config.decoding.batch_size
     )
     checkpoints.deliver(folder, summary)
     return summary
+
+
+def with_materials(folder: Path, key: str, make: Callable[[], dict[str, int]]) -> None:
+    """Let `make` fill a training folder, unless it has filled it for this key before."""
+    marker = folder / "encoded.json"
+    if marker.exists() and json.loads(marker.read_text())["key"] == key:
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    part = folder / "encoded.part"
+    part.write_text(json.dumps({"key": key, **make()}))
+    part.replace(marker)  # there only when everything that it vouches for is
 
 
 def fit_folder(
