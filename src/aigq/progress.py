@@ -8,13 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from aigq import processes
+
 Advance = Callable[[int], None]
 _LINE_EVERY_SECONDS = 15.0
 
 
 def note(text: str) -> None:
-    """One line about what happens now."""
-    print(text, file=sys.stderr, flush=True)
+    """One line about what happens now; of several processes only the first speaks."""
+    if processes.rank() == 0:
+        print(text, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -23,7 +26,7 @@ def task(description: str, total: int | None = None) -> Iterator[Advance]:
 
     On a terminal: a bar with the time left. Otherwise: a line now and then, and one at the end.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and processes.rank() == 0:
         with _bar(description, total) as advance:
             yield advance
         return

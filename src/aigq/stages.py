@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any
 
+from aigq import processes
 from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.progress import note
@@ -110,12 +111,18 @@ def _fingerprint(run: Run, row: str) -> str:
 
 
 def _once(run: Run, stage: str, work: Callable[[], dict[str, Any]], *, force: bool) -> dict[str, Any]:
-    """Run a stage, or read its result when it is finished with this config."""
-    if force:
+    """Run a stage, or read its result when it is finished with this config.
+
+    Of several processes the first keeps the records; the others follow it through the work.
+    """
+    first = processes.rank() == 0
+    if force and first:
         run.forget(stage)
-    if run.finished(stage) and (result := run.result(stage)):
+    if (first or not force) and run.finished(stage) and (result := run.result(stage)):
         note(f"{stage}: finished earlier in {run.folder}")
         return result
+    if not first:
+        return work()
     note(f"{stage}: begins")
     with run.stage(stage) as record, redirect_stdout(sys.stderr):
         result = work()
