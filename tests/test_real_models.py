@@ -1,12 +1,19 @@
 """The recipes of real models, with tiny random models of the same architectures in their place."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     GenerationConfig,
     LlamaConfig,
     PreTrainedTokenizerFast,
@@ -14,8 +21,10 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from aigq import config as configs
 from aigq.cli import main
 from aigq.cli_common import DONE
+from aigq.models import generator
 from test_cli import GAMES, write_log
 
 ROOT = Path(__file__).parent.parent
@@ -110,18 +119,17 @@ def shop(tmp_path_factory):
     return folder
 
 
+def base_of(recipe):
+    return Path(configs.load(recipe).generator.base).name
+
+
 def arguments(shop, recipe, run, **changes):
     """The options of a command: the recipe with the small log, the tiny base and few steps."""
-    base = next(
-        line.split("models/")[1].rstrip("}")
-        for line in recipe.read_text().splitlines()
-        if "models/" in line and "base" in line
-    )
     settings = {
         "data.tables": shop / "tables",
         "data.source": "bestbuy",
         "data.path": shop / "searches.csv",
-        "generator.base": shop / "models" / base,
+        "generator.base": shop / "models" / base_of(recipe),
         **SMALLER,
         **changes,
     }
@@ -131,6 +139,115 @@ def arguments(shop, recipe, run, **changes):
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_trains_its_architecture(shop, recipe, capsys):
+    """Labels, then rewards under TRL; what is left are folders that plain transformers loads."""
+    run = shop / "runs" / recipe.stem
     options = arguments(shop, recipe, recipe.stem)
     for stage in (["prepare"], ["train", "sft"], ["train", "ctr"], ["train", "grpo"]):
         assert main([*stage, *options]) == DONE, capsys.readouterr().err
+    assert capsys.readouterr().err.count("memory, on each of 1 process: about") == 2
+    start = AutoModelForCausalLM.from_pretrained(run / "models" / "direct_il_sft" / "training" / "init")
+    for system in ("direct_il_sft", "direct_il_grpo"):
+        model = AutoModelForCausalLM.from_pretrained(run / "models" / system)
+        assert type(model) is type(start)
+        assert not any("lora" in name for name in load_file(run / "models" / system / "model.safetensors"))
+        words = AutoTokenizer.from_pretrained(run / "models" / system)
+        assert model.config.pad_token_id == words.pad_token_id != words.eos_token_id
+        assert model.config.eos_token_id == words.eos_token_id
+        assert model.generation_config.top_p is None, "the base's own sampling changes the rollouts"
+        assert len(words) <= model.get_input_embeddings().num_embeddings
+    rewarded = AutoModelForCausalLM.from_pretrained(run / "models" / "direct_il_grpo")
+    before = AutoModelForCausalLM.from_pretrained(run / "models" / "direct_il_sft").state_dict()
+    assert any(not torch.equal(w.float(), before[name].float()) for name, w in rewarded.state_dict().items())
+
+
+def kept(folder):
+    """The weights in the last checkpoint of a training: of adapters these alone."""
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["model"]
+
+
+@pytest.mark.parametrize("name", ["qwen3-4b-lora", "qwen3-30b-a3b-lora"])
+def test_adapters_train_the_rows_of_new_tokens_and_are_merged(shop, tmp_path, name):
+    recipe = next(path for path in RECIPES if path.stem == name)
+    config = configs.load(recipe, ["sft.dtype=float32"]).sft
+    special = ["<behaviours>", "<queries>", "<today>"]
+    base = shop / "models" / base_of(recipe)
+    model, words = generator.extend_pretrained(str(base), special)
+    model = generator.adapt(model.float(), config, sorted(words.special)).eval()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    ids = torch.tensor(
+        [words.encode("<behaviours>") + words.encode_query("halo") + words.encode("<queries>")]
+    )
+    frozen = generator.read(base, torch.float32).get_input_embeddings().weight
+    first = generator.extend_pretrained(str(base), special)[0].get_input_embeddings().weight.float()
+    for _ in range(3):
+        logits = model(input_ids=ids).logits
+        torch.nn.functional.cross_entropy(logits[0, :-1], ids[0, 1:]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    generator.save(model, tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    torch.testing.assert_close(plain(input_ids=ids).logits, model(input_ids=ids).logits, atol=1e-5, rtol=1e-5)
+    rows = plain.get_input_embeddings().weight
+    assert not torch.allclose(rows[ids[0, 0]], first[ids[0, 0]], atol=1e-3), (
+        "the row of a new token stood still"
+    )
+    word = words.encode_query("halo")[0]
+    assert torch.equal(rows[word], frozen[word])
+
+
+def by_processes(shop, recipe, run, count, **changes):
+    """`aigq train sft` as a launcher starts it; the training folder."""
+    options = arguments(shop, recipe, run, **changes)
+    assert main(["prepare", *options]) == DONE
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    members = [
+        subprocess.Popen(
+            [sys.executable, "-m", "aigq.cli", "train", "sft", *options],
+            env={
+                **os.environ,
+                **address,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(count),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    said = [member.communicate(timeout=200) for member in members]
+    assert [member.returncode for member in members] == [0] * count, said[0][1][-2000:]
+    assert [bool(out) for out, _ in said] == [True] + [False] * (count - 1)  # the first alone speaks
+    return shop / "runs" / run / "models" / "direct_il_sft" / "training"
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "qwen3-4b-lora", "qwen3-30b-a3b"])
+def test_two_processes_end_up_where_one_does(shop, name):
+    """Batches of five: one process has a list less than the other, and the last batch is smaller still."""
+    recipe = next(path for path in RECIPES if path.stem == name)
+    steps = {"sft.batch_size": 5, "sft.max_steps": 10, "sft.eval_every": 10, "sft.epochs": 3}
+    folders = [by_processes(shop, recipe, f"{name}-{n}", n, **steps) for n in (1, 2)]
+    one, two = (kept(folder) for folder in folders)
+    assert one.keys() == two.keys()
+    for key, weight in one.items():
+        torch.testing.assert_close(two[key], weight, atol=1e-5, rtol=1e-4)
+    losses = [
+        [x["loss"] for x in map(json.loads, (f / "log.jsonl").read_text().splitlines()) if "loss" in x]
+        for f in folders
+    ]
+    assert len(losses[0]) == 1
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    saved = [load_file(folder / "best" / "model.safetensors") for folder in folders]
+    assert saved[0].keys() == saved[1].keys()
+    start = load_file(folders[1] / "init" / "model.safetensors")
+    trained = [
+        key for key in one if key in start and not torch.allclose(one[key], start[key].float(), atol=1e-6)
+    ]
+    assert trained or "lora" in name, "a comparison of weights that never moved"

@@ -132,9 +132,11 @@ def save(model: PreTrainedModel, folder: Path, weights: dict[str, Any] | None = 
         return
     from peft import get_peft_model
 
-    with torch.device("meta"):  # no second copy of the weights: they are taken over or merged out of place
-        twin = get_peft_model(AutoModelForCausalLM.from_config(model.config), adapters["default"])
-    twin.get_base_model().load_state_dict(weights or model.state_dict(), assign=True)
+    own = model.get_input_embeddings().weight  # type: ignore[union-attr]
+    twin = get_peft_model(
+        AutoModelForCausalLM.from_config(model.config, dtype=own.dtype), adapters["default"]
+    )
+    twin.get_base_model().load_state_dict(weights or model.state_dict())
     merged: Any = twin.merge_and_unload()
     merged.tie_weights()
     merged.save_pretrained(folder)

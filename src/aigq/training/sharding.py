@@ -70,7 +70,13 @@ def whole_weights(model: torch.nn.Module) -> dict[str, Any] | None:
     if processes.count() == 1:
         return None
     options = states.StateDictOptions(full_state_dict=True, cpu_offload=True)
-    return states.get_model_state_dict(model, options=options)
+    weights = states.get_model_state_dict(model, options=options)
+    names: dict[int, str] = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        first = names.setdefault(id(weight), name)
+        if name in weights:  # tied weights are one tensor again, which is saved once
+            weights[name] = weights[first]
+    return weights
 
 
 def state_of(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
