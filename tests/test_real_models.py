@@ -23,7 +23,7 @@ from transformers import (
 
 from aigq import config as configs
 from aigq.cli import main
-from aigq.cli_common import DONE
+from aigq.cli_common import DONE, WRONG_USE
 from aigq.models import generator
 from test_cli import GAMES, write_log
 
@@ -228,7 +228,16 @@ def free_port():
         return one.getsockname()[1]
 
 
-@pytest.mark.parametrize("name", ["smollm2-135m", "qwen3-4b-lora", "qwen3-30b-a3b"])
+def test_adapters_in_several_processes_are_refused(shop, monkeypatch, capsys):
+    recipe = next(path for path in RECIPES if path.stem == "qwen3-4b-lora")
+    options = arguments(shop, recipe, "refused")
+    assert main(["prepare", *options]) == DONE
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["train", "sft", *options]) == WRONG_USE
+    assert "sft.lora_rank is for one process" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["smollm2-135m", "qwen3-30b-a3b"])
 def test_two_processes_end_up_where_one_does(shop, name):
     """Batches of five: one process has a list less than the other, and the last batch is smaller still."""
     recipe = next(path for path in RECIPES if path.stem == name)

@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from aigq import processes
 from aigq.config import Config
 from aigq.config_training import SftConfig
-from aigq.errors import ConfigError
+from aigq.errors import ConfigError, UsageError
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary
 from aigq.progress import note, task
@@ -71,8 +71,15 @@ def train_sft(
     """Train one system and leave its model folder in RUN/models/SYSTEM.
 
     Returns the summary that is also written to training.json: steps, tokens, seconds, best validation HR.
+
+    Raises:
+        UsageError: adapters in several processes.
     """
     config = variant(config, system)
+    if processes.count() > 1 and config.sft.lora_rank:
+        raise UsageError(
+            "sft.lora_rank is for one process: peft cannot train token rows that FSDP shares out"
+        )
     folder = run / "models" / system / "training"
     folder.mkdir(parents=True, exist_ok=True)
     think = system in THINK
