@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
+from aigq import processes
 from aigq.runs import Run, resolve
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -43,7 +44,9 @@ COMMON: Final = Common()
 
 
 def show(result: dict[str, Any], rendering: Any, *, as_json: bool) -> None:
-    """One result on stdout: JSON, a rich rendering, or key and value lines."""
+    """One result on stdout: JSON, a rich rendering, or key and value lines; the first process shows it."""
+    if processes.rank() > 0:
+        return
     if as_json:
         print(json.dumps(result, ensure_ascii=False, default=str))
         return

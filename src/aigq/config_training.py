@@ -8,7 +8,18 @@ from pydantic import Field
 from aigq.config_base import Section
 
 
-class SftConfig(Section):
+class Adapters(Section):
+    """Low-rank adapters (LoRA) in place of all weights; the rows of special tokens are trained with them."""
+
+    lora_rank: int | None = Field(
+        None, ge=1, description="train low-rank adapters of this rank; null: all weights"
+    )
+    lora_targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="the layers that get adapters, such as [q_proj, v_proj]"
+    )
+
+
+class SftConfig(Adapters):
     """Supervised training on list labels. Paper section 3.3; METHOD section 4."""
 
     labels: Literal["log_order", "ranked"] = Field(
@@ -65,13 +76,23 @@ class SftConfig(Section):
     )
     weight_decay: float = Field(0.05, ge=0, description="AdamW")
     gradient_clip: float = Field(1.0, gt=0, description="largest gradient norm")
-    lora_rank: int | None = Field(
-        None, ge=1, description="train low-rank adapters of this rank; null: all weights"
+    lists_at_once: int | None = Field(
+        None,
+        ge=1,
+        description="lists per forward pass of a process; only memory depends on it; null: its whole share",
+    )
+    gradient_checkpointing: bool = Field(
+        False, description="compute layers again in the backward pass instead of keeping what they computed"
+    )
+    router_loss: float = Field(
+        0.0, ge=0, description="weight of the load-balancing loss of a mixture of experts; 0: none"
     )
     eval_every: int = Field(500, ge=1, description="optimiser steps between validations and checkpoints")
     eval_samples: int = Field(256, ge=1, description="validation samples whose lists are generated each time")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 where the GPU has it"
+        "auto",
+        description="of the computation, and of weights that adapters leave alone; auto: bfloat16 where the "
+        "GPU has it",
     )
 
 
@@ -178,7 +199,7 @@ class RewardWeights(Section):
     length: float = Field(0.2, ge=0, description="no truncation, no bloat")
 
 
-class GrpoConfig(Section):
+class GrpoConfig(Adapters):
     """Reinforcement learning with an advantage per query and one per list. Paper section 3.4; METHOD 5."""
 
     trainer: Literal["loop", "trl"] = Field(

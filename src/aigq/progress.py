@@ -10,13 +10,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from aigq import processes
+
 Advance = Callable[[int], None]
 _LINE_EVERY_SECONDS = 15.0
 
 
 def note(text: str, level: int = logging.INFO) -> None:
-    """One line about what happens now. `level` counts only where lines become log lines."""
-    _say(level, text)
+    """One line about what happens now; of several processes only the first speaks.
+
+    `level` counts only where lines become log lines.
+    """
+    if processes.rank() == 0:
+        _say(level, text)
 
 
 def speak_through(say: Callable[[int, str], Any]) -> None:
@@ -38,7 +44,7 @@ def task(description: str, total: int | None = None) -> Iterator[Advance]:
 
     On a terminal: a bar with the time left. Otherwise: a line now and then, and one at the end.
     """
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and processes.rank() == 0:
         with _bar(description, total) as advance:
             yield advance
         return

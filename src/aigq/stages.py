@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from aigq import processes
 from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.progress import note
@@ -144,13 +145,19 @@ def _fingerprint(run: Run, row: str) -> str:
 
 
 def _once(run: Run, stage: str, work: Callable[[], dict[str, Any]], *, force: bool) -> dict[str, Any]:
-    """Run a stage, or read its result when it is finished with this config."""
-    if force:
+    """Run a stage, or read its result when it is finished with this config.
+
+    Of several processes the first keeps the records; the others follow it through the work.
+    """
+    first = processes.rank() == 0
+    if force and first:
         run.forget(stage)
     outdated = stage in run.outdated_models()
-    if run.finished(stage) and not outdated and (result := run.result(stage)):
+    if (first or not force) and run.finished(stage) and not outdated and (result := run.result(stage)):
         note(f"{stage}: finished earlier in {run.folder}")
         return result
+    if not first:
+        return work()
     if outdated:
         note(f"{stage}: a user whose rows it was trained with was erased; it is trained again")
     note(f"{stage}: begins")

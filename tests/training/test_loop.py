@@ -54,12 +54,12 @@ def test_disorder_is_a_permutation_that_moves_a_few_places():
     assert disorder(5, 0.0, np.random.default_rng(0)) == [0, 1, 2, 3, 4]
 
 
-def test_list_loss_by_hand():
+def test_list_losses_by_hand():
     logits = torch.zeros(2, 3, 4)  # uniform over 4 tokens: every NLL is log 4
     logits[0, 0, 1] = math.log(9.0)  # p(1) = 9/12
     ids, weights = torch.tensor([[1, 2], [3, 3]]), torch.tensor([[1.0, 0.5], [1.0, 0.0]])
     expected = ((math.log(12 / 9) + 0.5 * math.log(4)) / 1.5 + math.log(4)) / 2
-    assert loop.list_loss(logits, ids, weights).item() == pytest.approx(expected, rel=1e-6)
+    assert loop.list_losses(logits, ids, weights).mean().item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_epoch_visits_every_list_once(vocabulary):
@@ -159,19 +159,19 @@ def test_a_log_that_was_cut_off_does_not_stop_a_resume(tmp_path, vocabulary, tor
 
 def test_the_best_weights_are_replaced_whole(tmp_path, vocabulary):
     model = generator.build(TINY, vocabulary, 64, seed=0)
-    checkpoints._replace_best(model, tmp_path)
+    checkpoints.replace_best(model, tmp_path)
     before = (tmp_path / "best" / "model.safetensors").read_bytes()
 
     class HalfSaved:
-        def save_pretrained(self, folder):
+        def save_pretrained(self, folder, state_dict):
             folder.mkdir()
             (folder / "model.safetensors").write_bytes(b"half")
             raise OSError(28, "No space left on device")
 
     with pytest.raises(OSError, match="No space left"):
-        checkpoints._replace_best(HalfSaved(), tmp_path)
+        checkpoints.replace_best(HalfSaved(), tmp_path)
     assert (tmp_path / "best" / "model.safetensors").read_bytes() == before
-    checkpoints._replace_best(model, tmp_path)
+    checkpoints.replace_best(model, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
 
 
@@ -185,7 +185,7 @@ def test_training_lowers_the_loss(tmp_path, vocabulary):
             model.load_state_dict(weights_of_model)
         with torch.no_grad():
             logits = model(input_ids=ids, attention_mask=mask).logits
-        return loop.list_loss(logits[:, :-1].contiguous(), targets[:, 1:-1], weights[:, 1:-1]).item()
+        return loop.list_losses(logits[:, :-1].contiguous(), targets[:, 1:-1], weights[:, 1:-1]).mean().item()
 
     trained, _ = run(tmp_path, vocabulary)
     assert loss(trained) < 0.7 * loss(None)

@@ -177,7 +177,7 @@ class RowProcessor(LogitsProcessor):
         return masked  # type: ignore[return-value]
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: weights that FSDP fetches there could not be trained afterwards
 def generate_rows(
     model: PreTrainedModel,
     vocabulary: Vocabulary,

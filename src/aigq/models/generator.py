@@ -1,18 +1,25 @@
 """The Direct generator's weights: a Hugging Face causal LM folder that plain transformers and vLLM load."""
 
-import copy
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from tokenizers import AddedToken
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from aigq.config import GeneratorConfig
-from aigq.models.vocabulary import Vocabulary
+from aigq.config_training import Adapters
+from aigq.models.vocabulary import PAD, Vocabulary
 
 EMBEDDING_STD = 0.05
 """Embeddings are the output layer too; at the usual 0.02 a sure token could not get a high logit for long."""
@@ -72,18 +79,67 @@ def start_copying(model: PreTrainedModel) -> None:
 
 def load(folder: str | Path) -> PreTrainedModel:
     """A saved model folder, weights from safetensors only, in float32; on the GPU when there is one."""
+    return to_device(read(folder, torch.float32))
+
+
+def read(folder: str | Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:
+    """The weights of a folder in memory; auto: of the type that they were saved in."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        folder, dtype=dtype, local_files_only=True, use_safetensors=True
     )
-    return to_device(model)
+    return model
 
 
-def save(model: PreTrainedModel, folder: Path) -> None:
-    """A folder that plain transformers and vLLM load; low-rank adapters are merged into a copy first."""
-    whole: Any = model
-    if hasattr(whole, "merge_and_unload"):
-        whole = copy.deepcopy(whole).merge_and_unload()
-    whole.save_pretrained(folder)
+def adapt(model: PreTrainedModel, config: Adapters, special: Sequence[int] = ()) -> PreTrainedModel:
+    """The same model; where the config asks for low-rank adapters, with these inside and the rest frozen.
+
+    Tokens that the base never saw start as the mean of their words; frozen, they would stay there.
+    So a few rows of the embedding are trained as well.
+
+    Args:
+        special: token ids whose embedding, and output row where it is not the same, are trained. None under
+            TRL, which reads the output layer's weights past such rows.
+    """
+    if config.lora_rank is None:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    inputs, outputs = model.get_input_embeddings(), model.get_output_embeddings()
+    rows = {name: list(special) for name, module in model.named_modules() if module in (inputs, outputs)}
+    if _matrix(inputs) is _matrix(outputs):  # peft keeps the output tied to the rows of the input
+        rows = {name: ids for name, ids in rows.items() if model.get_submodule(name) is inputs}
+    get_peft_model(
+        model,
+        LoraConfig(
+            r=config.lora_rank,
+            lora_alpha=2 * config.lora_rank,
+            target_modules=config.lora_targets,
+            trainable_token_indices=rows if special else None,
+        ),
+    )
+    return model
+
+
+def save(model: PreTrainedModel, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """A folder that plain transformers and vLLM load; low-rank adapters are merged into a copy first.
+
+    Args:
+        weights: all of the model's, where it holds a part of them itself.
+    """
+    adapters = getattr(model, "peft_config", None)
+    if not adapters:
+        model.save_pretrained(folder, state_dict=weights)
+        return
+    from peft import get_peft_model
+
+    own = model.get_input_embeddings().weight  # type: ignore[union-attr]
+    twin = get_peft_model(
+        AutoModelForCausalLM.from_config(model.config, dtype=own.dtype), adapters["default"]
+    )
+    twin.get_base_model().load_state_dict(weights or model.state_dict())
+    merged: Any = twin.merge_and_unload()
+    merged.tie_weights()
+    merged.save_pretrained(folder)
 
 
 def to_device(model: PreTrainedModel) -> PreTrainedModel:
@@ -98,11 +154,17 @@ def extend_pretrained(base: str, special: Sequence[str]) -> tuple[PreTrainedMode
 
     Paper section 3.1. The output row starts the same way when it is not tied to the input row.
     """
-    model = load(base)
+    model = read(base, "auto")
     tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, padding_side="left")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, add_tokens(model, Vocabulary(tokenizer), special)
+    apart = tokenizer.pad_token_id in (None, tokenizer.eos_token_id)  # padding may not look like the end
+    vocabulary = add_tokens(model, Vocabulary(tokenizer), [PAD, *special] if apart else special)
+    if apart:
+        tokenizer.pad_token = PAD
+    ids = {"pad_token_id": vocabulary.pad, "eos_token_id": vocabulary.end, "bos_token_id": None}
+    model.config.update(ids)
+    # a base brings its own sampling along, such as top_p, of which the probabilities of rollouts know nothing
+    model.generation_config = GenerationConfig(**ids)
+    return model, vocabulary
 
 
 def add_tokens(model: PreTrainedModel, vocabulary: Vocabulary, special: Sequence[str]) -> Vocabulary:

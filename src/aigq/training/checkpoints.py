@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from aigq import processes
 from aigq.models import generator
+from aigq.training import sharding
 
 Validate = Callable[[PreTrainedModel], dict[str, float]]
 Report = Callable[[dict[str, Any]], None]
@@ -42,32 +44,39 @@ def validate_and_keep(
     report(entry)
     if metrics["query_hr"] > progress.best:
         progress.best = metrics["query_hr"]
-        _replace_best(model, folder)
+        replace_best(model, folder)
 
 
 def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
     """All that the next step depends on, written whole or not at all."""
-    state: dict[str, Any] = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
+    weights, moments = sharding.state_of(model, optimizer)
+    if processes.rank() > 0:
+        return
+    state = {
+        "model": weights,
+        "optimizer": moments,
         "progress": dict(progress.__dict__),
+        "random": torch.get_rng_state(),
     }
-    state["random"] = torch.get_rng_state()
     part = folder / "checkpoint.part"
     with part.open("wb") as file:  # given a path, torch says of a full disk only "unexpected pos"
         torch.save(state, file)
     part.replace(folder / "checkpoint.pt")
 
 
-def _replace_best(model: PreTrainedModel, folder: Path) -> None:
+def replace_best(model: PreTrainedModel, folder: Path) -> None:
     """Save the model as folder/best; an interruption leaves the earlier weights or the new ones, whole."""
-    part, best = folder / "best.part", folder / "best"
-    shutil.rmtree(part, ignore_errors=True)
-    generator.save(model, part)
-    best.mkdir(exist_ok=True)
-    for file in part.iterdir():
-        file.replace(best / file.name)
-    part.rmdir()
+    weights = sharding.whole_weights(model)
+    with sharding.first_alone() as first:  # the others may read it next
+        if not first:
+            return
+        part, best = folder / "best.part", folder / "best"
+        shutil.rmtree(part, ignore_errors=True)
+        generator.save(model, part, weights)
+        best.mkdir(exist_ok=True)
+        for file in part.iterdir():
+            file.replace(best / file.name)
+        part.rmdir()
 
 
 def begin(
@@ -76,33 +85,39 @@ def begin(
     """Where an earlier training stopped, the log cut to that; None for a new one, in a folder made clean."""
     if resume and (folder / "checkpoint.pt").exists():
         progress = restore(folder, model, optimizer)
-        truncate_log(folder, progress.step)
+        with sharding.first_alone() as first:
+            if first:
+                truncate_log(folder, progress.step)
         return progress
-    for earlier in ("log.jsonl", "checkpoint.pt"):  # a later resume must not continue another training
-        (folder / earlier).unlink(missing_ok=True)
+    with sharding.first_alone() as first:
+        for earlier in ("log.jsonl", "checkpoint.pt"):  # a later resume must not continue another training
+            if first:
+                (folder / earlier).unlink(missing_ok=True)
     return None
 
 
 def restore(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
     """Put model, optimizer and random numbers where `save` found them."""
-    state = torch.load(
-        folder / "checkpoint.pt", map_location=next(model.parameters()).device, weights_only=True
-    )
-    model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    state = torch.load(folder / "checkpoint.pt", map_location="cpu", mmap=True, weights_only=True)
+    sharding.set_state(model, optimizer, state["model"], state["optimizer"])
     torch.set_rng_state(state["random"].cpu())
     return Progress(**state["progress"])
 
 
 def deliver(folder: Path, summary: dict[str, Any]) -> None:
     """The best weights and the summary, in the model folder above the training's."""
-    for file in (folder / "best").iterdir():
-        shutil.copy2(file, folder.parent / file.name)
-    (folder.parent / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
+    with sharding.first_alone() as first:
+        if not first:
+            return
+        for file in (folder / "best").iterdir():
+            shutil.copy2(file, folder.parent / file.name)
+        (folder.parent / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 
 def log(folder: Path, entry: dict[str, Any]) -> None:
-    """One line of log.jsonl."""
+    """One line of log.jsonl, by the first process."""
+    if processes.rank() > 0:
+        return
     with (folder / "log.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps(entry) + "\n")
 

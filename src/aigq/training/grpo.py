@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-from transformers import PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
+from aigq import processes
 from aigq.config import Config
 from aigq.config_training import GrpoConfig
-from aigq.errors import EmptyLogError
+from aigq.errors import EmptyLogError, UsageError
 from aigq.models import generator
 from aigq.models.ctr_scorer import ClickModel
 from aigq.models.decoding import QueryTree
@@ -26,7 +27,7 @@ from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note, task
 from aigq.samples.labels import Label, ranked_labels
 from aigq.systems import GRPO, thinks
-from aigq.training import checkpoints, il_grpo, rewards
+from aigq.training import checkpoints, il_grpo, memory, rewards, sharding
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.ctr import require_auc
 from aigq.training.judge import Judge
@@ -51,16 +52,22 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
     """Train one system on from the one that it starts from, and leave its folder in RUN/models/SYSTEM.
 
     Raises:
-        StageError: the CTR model tells clicks from the rest too badly on later days to be a reward.
+        UsageError: several processes, and not under TRL.
+        StageError: the CTR model tells clicks from the rest too badly on later days to be a reward, or the
+            training would take far more memory than there is.
         EmptyLogError: no training sample.
     """
     grpo, prepared = variant(config, system), Prepared.load(run / "prepared")
+    if processes.count() > 1 and grpo.trainer == "loop":
+        raise UsageError("grpo.trainer: loop is for one process; several need --set grpo.trainer=trl")
+    sharding.join()
     require_auc(json.loads((run / "models" / "ctr" / "training.json").read_text()), config.ctr.auc_floor)
     start, folder = run / "models" / GRPO[system], run / "models" / system / "training"
     vocabulary = Vocabulary.load(start)
     note(f"prompts, references and click probabilities of {grpo.steps * grpo.prompts:,} moments")
     prompts = make_task(config, grpo, run, prepared, vocabulary, think=thinks(system))
-    model = generator.load(start)
+    announce(start, grpo, prompts)
+    model = generator.adapt(generator.load(start), grpo)
     validate = validator(start / "training", vocabulary, config.decoding.batch_size)
     with task(f"{system} steps", total=grpo.steps) as advance:
         report = reporter(system, advance)
@@ -69,7 +76,8 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
             progress = fit_trl(model, vocabulary, prompts, grpo, folder, resume=resume, **options)
         else:
             progress = il_grpo.fit(model, vocabulary, prompts, grpo, folder, resume=resume, **options)
-    vocabulary.tokenizer.save_pretrained(folder / "best")
+    if processes.rank() == 0:
+        vocabulary.tokenizer.save_pretrained(folder / "best")
     summary = {
         "steps": progress.step,
         "tokens": progress.tokens,
@@ -79,6 +87,18 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
     }
     checkpoints.deliver(folder, summary)
     return summary
+
+
+def announce(start: Path, grpo: GrpoConfig, task: il_grpo.Task) -> None:
+    """Say how much memory the training will take on each process, if these share nothing out."""
+    size = memory.size_of(
+        AutoConfig.from_pretrained(start),
+        lambda model: generator.adapt(model, grpo),
+    )
+    reach, room = max(map(len, task.prompts)) + task.room(), task.room()
+    written = grpo.prompts * grpo.group // processes.count()
+    load = memory.Load(grpo.prompts_at_once * grpo.group, reach, room, written, reach)
+    memory.announce(memory.estimate(size, load, frozen=memory.FLOAT32, compute=memory.FLOAT32))
 
 
 def make_task(
@@ -201,5 +221,5 @@ def fit_trl(
     trained: Any = trainer.accelerator.unwrap_model(trainer.model)
     figures = validate(trained)
     report({"step": trainer.state.global_step, **{f"valid_{k}": v for k, v in figures.items()}})
-    generator.save(trained, folder / "best")
+    checkpoints.replace_best(trained, folder)
     return Progress(trainer.state.global_step, grpo.steps, figures["query_hr"])

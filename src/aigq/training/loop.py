@@ -4,6 +4,8 @@
 
 Many small steps, lists of similar length together, warm-up then cosine, clipped gradients. A checkpoint holds
 everything that the next step depends on, so a resumed run equals an uninterrupted one.
+
+Several processes divide each batch among them and end up where one would: `shares` says who reads what.
 """
 
 import math
@@ -16,8 +18,9 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from aigq import processes
 from aigq.config_training import SftConfig
-from aigq.training import checkpoints
+from aigq.training import checkpoints, sharding
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.encoding import EncodedLists
 
@@ -39,6 +42,22 @@ def batches(data: EncodedLists, batch_size: int, seed: int, epoch: int) -> Itera
         yield result[i]
 
 
+def shares(
+    rows: np.ndarray, rank: int, count: int, at_once: int | None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """This process' part of a batch (B,), as rows (b,) of each forward pass and what they weigh, 0 or 1.
+
+    All processes go through equally many passes of as many lists: where these do not divide the batch, some
+    read its first list once more and give it no weight.
+    """
+    each = math.ceil(len(rows) / count)
+    filled = np.concatenate([rows, np.full(each * count - len(rows), rows[0])])
+    counts = (np.arange(len(filled)) < len(rows)).astype(np.float32)
+    step = at_once or each
+    mine, weights = filled[rank::count], counts[rank::count]
+    return [(mine[i : i + step], weights[i : i + step]) for i in range(0, each, step)]
+
+
 def collate(
     data: EncodedLists, rows: np.ndarray, pad: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -57,10 +76,17 @@ def collate(
     return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(targets), torch.from_numpy(weights)
 
 
-def list_loss(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    """Weighted token NLL, each list counting equally; logits (B, L+1, V) predict targets (B, L)."""
+def list_losses(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """Weighted token NLL of each list (B,); logits (B, L+1, V) predict targets (B, L)."""
     nll = F.cross_entropy(logits[:, :-1].transpose(1, 2).float(), targets, reduction="none")  # (B, L)
-    return ((nll * weights).sum(dim=1) / weights.sum(dim=1)).mean()
+    return (nll * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def compute_dtype(config: SftConfig) -> torch.dtype:
+    """In what forward and backward pass are computed."""
+    there = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    wanted = config.dtype == "bfloat16" or (config.dtype == "auto" and there)
+    return torch.bfloat16 if wanted else torch.float32
 
 
 def learning_rate(step: int, total: int, config: SftConfig) -> float:
@@ -97,7 +123,6 @@ def fit(
     steps = math.ceil(per_epoch * config.epochs)
     torch.manual_seed(seed)
     progress = checkpoints.begin(folder, model, optimizer, resume=resume)
-    amp = _autocast(model, config)
     if progress is None:
         progress = Progress(total=min(steps, config.max_steps or steps))
         # training on may only improve on its start
@@ -111,7 +136,7 @@ def fit(
             if progress.step >= progress.total:
                 break
             rate = learning_rate(progress.step, progress.total, config)
-            loss, tokens = _step(model, optimizer, data, rows, pad, rate, config, amp)
+            loss, tokens = _step(model, optimizer, data, rows, pad, rate, config)
             progress.step += 1
             progress.tokens += tokens
             progress.seconds = time.monotonic() - started
@@ -136,25 +161,37 @@ def _step(
     pad: int,
     rate: float,
     config: SftConfig,
-    amp: torch.autocast,
 ) -> tuple[float, int]:
-    ids, mask, targets, weights = (tensor.to(model.device) for tensor in collate(data, rows, pad))
-    labels = int((data.lengths()[rows] - data.prompt_lengths[rows]).max())  # the longest list of the batch
-    with amp:
-        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=labels + 1).logits
-        loss = list_loss(logits, targets[:, -labels:], weights[:, -labels:])
-    loss.backward()
+    """One optimiser step on a batch; the mean loss of its lists and how many tokens they have."""
+    count = processes.count()
+    loss = 0.0
+    for mine, counts in shares(rows, processes.rank(), count, config.lists_at_once):
+        part = _loss(model, data, mine, counts, pad, config) / len(rows)
+        (part * count).backward()  # gradients are averaged over processes, the parts of a loss add up
+        loss += part.item()
     torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], config.gradient_clip)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return loss.item(), int(mask.sum())
+    return sharding.total(loss, model.device), int(data.lengths()[rows].sum())
 
 
-def _autocast(model: PreTrainedModel, config: SftConfig) -> torch.autocast:
-    cuda = model.device.type == "cuda"
-    wanted = config.dtype == "bfloat16" or (
-        config.dtype == "auto" and cuda and torch.cuda.is_bf16_supported()
-    )
-    return torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=wanted)
+def _loss(
+    model: PreTrainedModel,
+    data: EncodedLists,
+    rows: np.ndarray,
+    counts: np.ndarray,
+    pad: int,
+    config: SftConfig,
+) -> torch.Tensor:
+    """The summed loss of those lists of one forward pass that count."""
+    ids, mask, targets, weights = (tensor.to(model.device) for tensor in collate(data, rows, pad))
+    labels = int((data.lengths()[rows] - data.prompt_lengths[rows]).max())  # the longest list
+    counted = torch.from_numpy(counts).to(model.device)  # (b,)
+    options = {"output_router_logits": True} if config.router_loss else {}
+    half = compute_dtype(config) == torch.bfloat16 and processes.count() == 1  # else FSDP casts the weights
+    with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half):
+        output = model(input_ids=ids, attention_mask=mask, logits_to_keep=labels + 1, **options)
+        loss = (list_losses(output.logits, targets[:, -labels:], weights[:, -labels:]) * counted).sum()
+    return loss + config.router_loss * output.aux_loss * counted.sum() if config.router_loss else loss

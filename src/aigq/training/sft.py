@@ -7,18 +7,22 @@ RUN/models/SYSTEM/training/imitation/  checkpoints and log of the imitation, whe
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoConfig
+
+from aigq import processes
 from aigq.config import Config
 from aigq.config_training import SftConfig
-from aigq.errors import ConfigError
+from aigq.errors import ConfigError, UsageError
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary
 from aigq.progress import note, task
 from aigq.systems import GENERATORS, THINK
-from aigq.training import checkpoints, loop
+from aigq.training import checkpoints, loop, memory, sharding
 from aigq.training.checkpoints import Validate
 from aigq.training.encoding import EncodedLists
 from aigq.training.materials import fingerprint_of, make_materials
@@ -67,17 +71,31 @@ def train_sft(
     """Train one system and leave its model folder in RUN/models/SYSTEM.
 
     Returns the summary that is also written to training.json: steps, tokens, seconds, best validation HR.
+
+    Raises:
+        UsageError: adapters in several processes.
     """
     config = variant(config, system)
+    if processes.count() > 1 and config.sft.lora_rank:
+        raise UsageError(
+            "sft.lora_rank is for one process: peft cannot train token rows that FSDP shares out"
+        )
     folder = run / "models" / system / "training"
     think = system in THINK
-    key = fingerprint_of(config, run, think=think)
-    with_materials(folder, key, lambda: make_materials(config, run, folder, think=think))
+    with sharding.first_alone() as first:
+        if first:
+            _materials(config, run, folder, think=think)
     summary = fit_folder(
         folder, config.sft, config.seed, resume=resume, batch_size=config.decoding.batch_size
     )
     checkpoints.deliver(folder, summary)
     return summary
+
+
+def _materials(config: Config, run: Path, folder: Path, *, think: bool) -> None:
+    """Make what the training folder lacks or holds of another config."""
+    key = fingerprint_of(config, run, think=think)
+    with_materials(folder, key, lambda: make_materials(config, run, folder, think=think))
 
 
 def with_materials(folder: Path, key: str, make: Callable[[], dict[str, int]]) -> None:
@@ -103,15 +121,50 @@ def fit_folder(
     validate = validator(folder, vocabulary, batch_size, reasoning=True)
     if not resume:  # an earlier training's checkpoint must not be resumed after this one's imitation
         (folder / "checkpoint.pt").unlink(missing_ok=True)
-    start, summary = folder / "init", {}
+    start, summary, rows = folder / "init", {}, sorted(vocabulary.special)
+    announce(folder, config, vocabulary, batch_size)
     if config.imitation_epochs:
         own, first = folder / "imitation", _imitation(config)
         plain = validator(folder, vocabulary, batch_size, reasoning=False)  # the ranker gives no reasons
-        summary["imitation"] = _phase(folder / "imitation.npz", start, own, first, seed, plain, resume)
+        summary["imitation"] = _phase(folder / "imitation.npz", start, own, first, seed, plain, resume, rows)
         start = own / "best"
-    summary |= _phase(folder / "train.npz", start, folder, config, seed, validate, resume)
-    vocabulary.tokenizer.save_pretrained(folder / "best")
+    summary |= _phase(folder / "train.npz", start, folder, config, seed, validate, resume, rows)
+    with sharding.first_alone() as first_process:
+        if first_process:
+            vocabulary.tokenizer.save_pretrained(folder / "best")
     return summary
+
+
+def announce(folder: Path, config: SftConfig, vocabulary: Vocabulary, batch_size: int) -> None:
+    """Say how much memory the training will take on each process.
+
+    Raises:
+        StageError: far more than there is.
+    """
+    size = memory.size_of(
+        AutoConfig.from_pretrained(folder / "init"),
+        lambda model: generator.adapt(model, config, sorted(vocabulary.special)),
+    )
+    train, valid = EncodedLists.load(folder / "train.npz"), EncodedLists.load(folder / "valid.npz")
+    share = -(-config.batch_size // processes.count())
+    lists = train.lengths() - train.prompt_lengths
+    load = memory.Load(
+        min(share, config.lists_at_once or share),
+        int(train.lengths().max()),
+        int(lists.max()) + 1,
+        min(batch_size, len(valid)),
+        int(valid.prompt_lengths.max() + lists.max()),
+    )
+    compute = loop.compute_dtype(config).itemsize
+    taken = memory.estimate(
+        size,
+        load,
+        frozen=compute,
+        compute=compute,
+        processes=processes.count(),
+        checkpointing=config.gradient_checkpointing,
+    )
+    memory.announce(taken)
 
 
 def _imitation(config: SftConfig) -> SftConfig:
@@ -133,14 +186,16 @@ def _phase(
     seed: int,
     validate: Validate,
     resume: bool,
+    special: Sequence[int],
 ) -> dict[str, Any]:
     """Train the model in `start` on these lists; checkpoints, log and the best weights go to `folder`."""
-    model = generator.load(start)
-    if config.lora_rank:
-        from peft import LoraConfig, get_peft_model
-
-        adapted: Any = get_peft_model(model, LoraConfig(r=config.lora_rank, target_modules="all-linear"))
-        model = adapted
+    compute = loop.compute_dtype(config)
+    frozen = compute if config.lora_rank else torch.float32
+    model = generator.adapt(generator.read(start, frozen), config, special)
+    if config.gradient_checkpointing:
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    parameters = sum(p.numel() for p in model.parameters())
+    model = sharding.shard(model, compute)
     data = EncodedLists.load(lists)
     pad = int(model.config.pad_token_id)
     with task(f"{lists.stem} steps") as advance:
@@ -160,5 +215,5 @@ def _phase(
         "tokens": progress.tokens,
         "seconds": round(progress.seconds, 1),
         "best_valid_query_hr": progress.best,
-        "parameters": sum(p.numel() for p in model.parameters()),
+        "parameters": parameters,
     }

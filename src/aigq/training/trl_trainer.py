@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from aigq import processes
 from aigq.config_training import GrpoConfig
 from aigq.errors import StageError
 from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, sample_groups
@@ -147,13 +148,14 @@ def check_trl() -> None:
 
 def arguments(config: GrpoConfig, folder: Path, seed: int, **options: Any) -> GRPOConfig:
     """TRL's settings for ours: no KL, token-mean loss over the batch, one fresh generation per step."""
+    at_once = config.prompts_at_once * processes.count()
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "seed": seed,
         "max_steps": config.steps,
         "num_generations": config.group,
         "per_device_train_batch_size": config.prompts_at_once * config.group,
-        "gradient_accumulation_steps": max(1, config.prompts // config.prompts_at_once),
+        "gradient_accumulation_steps": max(1, config.prompts // at_once),
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "constant",
         "adam_beta2": 0.98,

@@ -34,6 +34,7 @@ from aigq.serving.streams.log import (
     partition_of,
 )
 
+_PAGE: Final = 500  # messages of a partition that `dump` reads at a time
 _ANSWER_S: Final = 3 * REQUEST_S  # of one operation, which may take some requests
 
 
@@ -159,6 +160,21 @@ class KafkaLog:
     async def erase(self, user: str) -> Erased:
         """See EventLog. Kafka cannot remove single messages: those of the user stay until `trim`."""
         return Erased(0, kept=True)
+
+    async def scrub(self) -> None:
+        """Nothing to do: there is no file of ours."""
+
+    async def dump(self) -> AsyncIterator[Message]:
+        """See EventLog. What `erase` could not remove is among them."""
+        async with self._answers() as kafka:
+            parts = [*self._parts, *kafka.dead]
+            starts, ends = await kafka.side.bounds(parts)
+        while starts := {part: at for part, at in starts.items() if at < ends[part]}:
+            async with self._answers() as kafka:
+                page = await kafka.side.fetch(starts, _PAGE)
+            for found in page:
+                yield Message(_text(found.key), found.value or b"")
+                starts[TopicPartition(found.topic, found.partition)] = found.offset + 1
 
     async def close(self) -> None:
         """See EventLog."""
