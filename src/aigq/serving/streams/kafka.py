@@ -172,6 +172,8 @@ class KafkaLog:
         while starts := {part: at for part, at in starts.items() if at < ends[part]}:
             async with self._answers() as kafka:
                 page = await kafka.side.fetch(starts, _PAGE)
+            if not page:
+                return  # what is left are marks of Kafka's own
             for found in page:
                 yield Message(_text(found.key), found.value or b"")
                 starts[TopicPartition(found.topic, found.partition)] = found.offset + 1
