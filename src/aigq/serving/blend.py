@@ -86,9 +86,10 @@ def candidates_of(
     """One candidate per query, with every channel that proposes it."""
     ranks: dict[str, dict[str, int]] = {query: {} for query in queries}
     for channel, proposed, _ in proposals:
-        for rank, query in enumerate(proposed, start=1):
-            if query in ranks:
-                ranks[query][channel] = rank
+        rank_of = dict(zip(proposed, range(1, len(proposed) + 1), strict=True))
+        for query, found in ranks.items():
+            if query in rank_of:
+                found[channel] = rank_of[query]
     return [Candidate(query, categories.get(query), found) for query, found in ranks.items()]
 
 
@@ -128,33 +129,33 @@ def resting(shopper: Shopper, times: int, hours: float, searched_minutes: float)
 
 
 def pick(
-    candidates: Sequence[Candidate],
+    queries: Sequence[str],
     scores: Sequence[float],
+    categories: Mapping[str, str],
     n: int,
     diversity: float,
     near_duplicate: float,
-) -> list[Candidate]:
-    """The n best, one after the other.
+) -> list[str]:
+    """The n best queries, one after the other.
 
-    A candidate loses the share `diversity` of its score for every hint above it in its leaf category; without
+    A query loses the share `diversity` of its score for every hint above it in its leaf category; without
     a category it crowds nobody. One that says nearly the same as a hint above it (rapidfuzz ratio of at least
     `near_duplicate`) is left out. Ties go to the earlier candidate.
     """
     heap = [(-score, place) for place, score in enumerate(scores)]
     heapq.heapify(heap)
-    chosen: list[Candidate] = []
-    names: list[str] = []
+    chosen: list[str] = []
     crowd: dict[str | None, int] = {}
     while heap and len(chosen) < n:
         value, place = heapq.heappop(heap)
-        candidate = candidates[place]
+        query = queries[place]
+        category = categories.get(query)
         # values only fall while hints are chosen, so one that is still right at the top is the best
-        now = -scores[place] * (1.0 - diversity) ** crowd.get(candidate.category, 0)
+        now = -scores[place] * (1.0 - diversity) ** crowd.get(category, 0)
         if now != value:
             heapq.heappush(heap, (now, place))
-        elif not process.extractOne(candidate.query, names, scorer=fuzz.ratio, score_cutoff=near_duplicate):
-            chosen.append(candidate)
-            names.append(candidate.query)
-            if candidate.category is not None:
-                crowd[candidate.category] = crowd.get(candidate.category, 0) + 1
+        elif not process.extractOne(query, chosen, scorer=fuzz.ratio, score_cutoff=near_duplicate):
+            chosen.append(query)
+            if category is not None:
+                crowd[category] = crowd.get(category, 0) + 1
     return chosen

@@ -5,7 +5,8 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from aigq.config import Config
@@ -15,6 +16,7 @@ from aigq.serving.catalog import Catalog, Catalogs
 from aigq.serving.channels import Trigger
 from aigq.serving.click_batches import ClickBatches
 from aigq.serving.guards import Guards
+from aigq.serving.lists import Lists
 from aigq.serving.metrics import DAMAGED, GUARDED, HINTS, LEFT_OUT, ROTATED, SHED
 from aigq.serving.state import Base, Event, Live, Neighbours, Past, U2q, intact, recent
 from aigq.serving.stores import Store, StoreError
@@ -75,6 +77,7 @@ class Hints:
     ) -> None:
         self._config, self._serving, self._clock = config, config.serving, clock
         self._store, self._catalogs, self._guards = store, catalogs, guards
+        self._lists = Lists(store)
         self._ranker, self._clicks = ranker, ClickBatches(clock)
         self._in_flight = 0
 
@@ -135,28 +138,30 @@ class Hints:
         serving = self._serving
         wanted = [p for p in proposals if p.queries and serving.weights.get(p.channel, 0.0) > 0]
         queries = self._allowed(blend.in_turn(wanted, serving.weights), shopper, catalog)
-        candidates = blend.candidates_of(queries, wanted, catalog.categories)
-        scores = await self._ranked(shopper, base, catalog, candidates, end) if base and candidates else None
+        candidates = partial(blend.candidates_of, proposals=wanted, categories=catalog.categories)
+        scores = None
+        if base and queries:
+            scores = await self._ranked(shopper, base, catalog, queries, candidates, end)
         if scores is None:
-            scores = blend.reciprocal_ranks(candidates, serving.weights)
-        chosen = blend.pick(candidates, scores, n, serving.diversity, serving.near_duplicate)
-        return blend.explained(chosen, wanted, serving.weights)
+            scores = blend.reciprocal_ranks(candidates(queries), serving.weights)
+        chosen = blend.pick(queries, scores, catalog.categories, n, serving.diversity, serving.near_duplicate)
+        return blend.explained(candidates(chosen), wanted, serving.weights)
 
     async def _ranked(
         self,
         shopper: Shopper,
         base: Base,
         catalog: Catalog,
-        candidates: Sequence[Candidate],
+        queries: Sequence[str],
+        candidates: Callable[[Sequence[str]], list[Candidate]],
         end: float,
     ) -> Sequence[float] | None:
         try:
             if self._ranker is not None:
-                return await in_time(["ranker"], self._ranker.score(shopper, candidates), end)
+                return await in_time(["ranker"], self._ranker.score(shopper, candidates(queries)), end)
             if catalog.clicks is None:
                 return None
             reader = catalog.clicks.reader(base.taste, base.until, shopper.past)
-            queries = [candidate.query for candidate in candidates]
             return await in_time(["ranker"], self._clicks.score(catalog.clicks, reader, queries), end)
         except Exception:  # whatever a model does, an answer never fails
             _LOGGER.exception("the ranker failed; hints are ordered by reciprocal ranks")
@@ -213,16 +218,12 @@ class Hints:
         latest = [t.past.query or t.past.text for t in asked]
         favourites = sorted(own, key=own.__getitem__, reverse=True)[: self._serving.triggers]
         near = {q: keys.coclick(catalog.version, q) for q in dict.fromkeys([*latest, *favourites])}
-        names = list(dict.fromkeys([*(key for t in asked for key in t.keys), *near.values()]))
-        values = await in_time(["x2q", "coclick"], self._store.get(names), end)
-        if values is None:
+        names = dict.fromkeys([*(key for t in asked for key in t.keys), *near.values()])
+        lists = await in_time(["x2q", "coclick"], self._lists.get(list(names)), end)
+        if lists is None:
             return []
-        held = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-        beside = ((query, _neighbours(held.get(key), "coclick")) for query, key in near.items())
-        return [
-            channels.from_x2q([(t.past, found) for t in asked if (found := _backed_off(t, held))]),
-            channels.from_coclick([(query, found) for query, found in beside if found]),
-        ]
+        beside = [(query, lists[key]) for query, key in near.items() if lists[key].queries]
+        return [channels.from_x2q(_backed_off(asked, lists)), channels.from_coclick(beside)]
 
 
 async def in_time(names: Sequence[str], work: Awaitable[T], end: float) -> T | None:
@@ -239,17 +240,10 @@ async def in_time(names: Sequence[str], work: Awaitable[T], end: float) -> T | N
     return None
 
 
-def _backed_off(trigger: Trigger, held: Mapping[str, bytes]) -> Neighbours | None:
-    """The list of the first of its keys that has one."""
-    for name in trigger.keys:
-        found = _neighbours(held.get(name), "x2q")
-        if found is not None and found.queries:
-            return found
-    return None
-
-
-def _neighbours(value: bytes | None, family: str) -> Neighbours | None:
-    return _read(Neighbours, value, family) if value is not None else None
+def _backed_off(asked: Sequence[Trigger], lists: Mapping[str, Neighbours]) -> list[tuple[Past, Neighbours]]:
+    """For each trigger the list of the first of its keys that has one."""
+    found = ((t.past, next((lists[key] for key in t.keys if lists[key].queries), None)) for t in asked)
+    return [(past, neighbours) for past, neighbours in found if neighbours is not None]
 
 
 def _read(kind: type[T], value: bytes | None, family: str) -> T | None:

@@ -1,5 +1,7 @@
 """What a shopper did and was shown, as values of a store. Pure functions on them.
 
+None of them can be part of a cycle, so the collector need not look at them (gc=False).
+
 `Live` is a set of events with a bound: of all events that ever arrive, the latest N stay. Adding an event
 twice changes nothing, and the order of arrival does not matter, so late and repeated events need no further
 care: one older than all that is kept by a full list would have been dropped anyway.
@@ -17,7 +19,7 @@ SHOWN_KEPT: Final = 100
 """Showings, clicks and dismissals of hints that are kept per user."""
 
 
-class Event(msgspec.Struct, array_like=True, frozen=True):
+class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One event of the log: who, when (seconds since 1970), what. Equal ids are one event."""
 
     id: str
@@ -34,7 +36,7 @@ class Event(msgspec.Struct, array_like=True, frozen=True):
     hints: list[tuple[str, str]] | None = None  # of an impression that the service logs: (query, channel)
 
 
-class Past(msgspec.Struct, array_like=True, frozen=True):
+class Past(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One behaviour; `text` is the query, or the item in words."""
 
     at: float
@@ -46,7 +48,7 @@ class Past(msgspec.Struct, array_like=True, frozen=True):
     category: str | None = None
 
 
-class Shown(msgspec.Struct, array_like=True, frozen=True):
+class Shown(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A hint was shown, clicked or dismissed. The same request and query is one showing."""
 
     at: float
@@ -55,14 +57,14 @@ class Shown(msgspec.Struct, array_like=True, frozen=True):
     query: str
 
 
-class Live(msgspec.Struct, array_like=True, frozen=True):
+class Live(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What happened since the table was published; both lists oldest first."""
 
     past: list[Past] = []
     shown: list[Shown] = []
 
 
-class Own(msgspec.Struct, array_like=True, frozen=True):
+class Own(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A query of the shopper's own: decayed frequency as of the end of the published log."""
 
     query: str
@@ -70,21 +72,21 @@ class Own(msgspec.Struct, array_like=True, frozen=True):
     count: int
 
 
-class Suggestion(msgspec.Struct, array_like=True, frozen=True):
+class Suggestion(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A query of a generated list and its reason."""
 
     query: str
     reason: str = ""
 
 
-class Neighbours(msgspec.Struct, array_like=True, frozen=True):
+class Neighbours(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The queries of a trigger with their scores (of one table), best first. Columns are quicker to read."""
 
     queries: list[str] = []
     scores: list[float] = []
 
 
-class Generation(msgspec.Struct, array_like=True, frozen=True):
+class Generation(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """One list of the generator: by which model, when, from events up to when."""
 
     model: str
@@ -93,7 +95,7 @@ class Generation(msgspec.Struct, array_like=True, frozen=True):
     hints: list[Suggestion]
 
 
-class Taste(msgspec.Struct, array_like=True, frozen=True):
+class Taste(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """What the CTR model reads of a published history; the arrays are those of `click_tables`.
 
     Counts of behaviours with a query and of days that have some, days since the latest, that query's number
@@ -110,7 +112,7 @@ class Taste(msgspec.Struct, array_like=True, frozen=True):
     recent: bytes
 
 
-class Base(msgspec.Struct, array_like=True, frozen=True):
+class Base(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The published history of a user up to `until`; `past` holds its end, oldest first.
 
     `backfill` is the list that `aigq generate u2q` wrote for everybody, `taste` what the CTR model reads.
@@ -123,28 +125,28 @@ class Base(msgspec.Struct, array_like=True, frozen=True):
     taste: Taste | None = None
 
 
-class U2q(msgspec.Struct, array_like=True, frozen=True):
+class U2q(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """The last M generations of a user, newest first; `times` of those that count against the budget."""
 
     runs: list[Generation] = []
     times: list[float] = []
 
 
-class ItemInfo(msgspec.Struct, array_like=True, frozen=True):
+class ItemInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """An item in the words that shoppers use, and its leaf category."""
 
     text: str
     category: str | None = None
 
 
-class Current(msgspec.Struct, array_like=True, frozen=True):
+class Current(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Which table is served, and the ones before it, newest first."""
 
     version: str
     older: list[str] = []
 
 
-class QueryInfo(msgspec.Struct, array_like=True, frozen=True):
+class QueryInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A query that may be shown: its leaf category and the distinct items that it led to."""
 
     query: str
@@ -152,7 +154,7 @@ class QueryInfo(msgspec.Struct, array_like=True, frozen=True):
     items: int
 
 
-class CatalogPart(msgspec.Struct, array_like=True, frozen=True):
+class CatalogPart(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """A part of a table's queries; part 0 also says how many parts there are and holds the popular list."""
 
     queries: list[QueryInfo]
