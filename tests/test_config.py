@@ -48,7 +48,7 @@ def test_dump_is_a_config_that_means_the_same(minimal, tmp_path):
             "channels.popular.halflife=3",
             "unknown key channels.popular.halflife; did you mean half_life_days?",
         ),
-        ("sft.qqqqq=3", "known: labels"),
+        ("sft.qqqqq=3", "known: lora_rank"),
         ("sft.epochs=many", "sft.epochs: "),
         ("sft.epochs=-1", "sft.epochs: "),
         ("sft.epochs", "--set takes key=value"),

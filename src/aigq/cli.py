@@ -299,7 +299,7 @@ def demo(
     result = run_table(opened)
     from aigq.generation import example_users
 
-    hints = _hints(opened, "direct_il_sft", example_users(opened), 10)
+    hints = _hints(opened, opened.config.evaluation.rows[-1], example_users(opened), 10)
     report = folder / "report.html"
     if json:
         show({"table": result, "hints": hints, "report": str(report)}, None, as_json=True)

@@ -169,7 +169,7 @@ def test_redis_stops_and_starts_again_under_load(shop_run, tmp_path):
     [
         (["--host", "0.0.0.0"], "keys_file"),
         (["--store", "mongo://x"], "no store is called"),
-        (["--log", "kafka://x"], "no log has the scheme"),
+        (["--log", "amqp://x"], "no log has the scheme"),
         (["--workers", "2", "--store", "memory:"], "one process only"),
         (["--set", "serving.keys_file=nothing.yaml"], "keys file"),
         (["--set", "serving.blocklist=nothing.txt"], "cannot be read"),

@@ -159,7 +159,7 @@ class Hints:
         try:
             if self._ranker is not None:
                 return await in_time(["ranker"], self._ranker.score(shopper, candidates(queries)), end)
-            if catalog.clicks is None:
+            if catalog.clicks is None or self._serving.ranker == "ranks":
                 return None
             reader = catalog.clicks.reader(base.taste, base.until, shopper.past)
             return await in_time(["ranker"], self._clicks.score(catalog.clicks, reader, queries), end)
