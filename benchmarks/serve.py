@@ -33,7 +33,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "serve.json"
 TRIGGERS = 50_000
-LISTED = 30
+LISTED = 20
 CONNECTIONS = 32
 SECONDS = 8
 KINDS = ("echo", "read", "hints")

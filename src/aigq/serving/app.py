@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -88,8 +88,9 @@ class Problem(msgspec.Struct):
     detail: str
 
 
-def _needs(role: Role) -> Callable[[ASGIConnection, BaseRouteHandler], None]:
-    def guard(connection: ASGIConnection, _handler: BaseRouteHandler) -> None:
+def _needs(role: Role) -> Callable[[ASGIConnection, BaseRouteHandler], Awaitable[None]]:
+    # async, since Litestar runs other guards in a thread, which costs as much as half an answer
+    async def guard(connection: ASGIConnection, _handler: BaseRouteHandler) -> None:
         header = connection.headers.get("authorization", "")
         scheme, _, token = header.partition(" ")
         secret = token.strip() if scheme.lower() == "bearer" else connection.headers.get("x-api-key")

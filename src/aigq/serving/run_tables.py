@@ -36,10 +36,10 @@ from aigq.tables import U2Q, X2Q
 
 Values = Iterator[tuple[str, Any]]
 POPULAR: Final = 100
-NEIGHBOURS: Final = 30
+NEIGHBOURS: Final = 20
 """Co-click neighbours of a query that are published."""
 
-TRIGGERED: Final = 30
+TRIGGERED: Final = 20
 """Queries of a trigger that are published."""
 
 OWN: Final = 30
