@@ -263,7 +263,7 @@ def main() -> None:
     from aigq.config import load as read
 
     config = read(asked.run / "config.yaml").model_dump(mode="json")
-    cases = [("lmdb", n) for n in asked.users] + [("redis", n) for n in asked.redis_users]
+    cases = [("redis", n) for n in asked.redis_users] + [("lmdb", n) for n in asked.users]
     start = os.getloadavg()[0]
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} shared cores, load {start:.1f}"
     result: dict[str, Any] = {"machine": machine, "rows": []}

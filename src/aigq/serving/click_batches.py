@@ -67,8 +67,8 @@ class ClickBatches:
     async def _answer(self, batch: Sequence[_Asked]) -> None:
         model, queries = batch[0].model, [asked.queries for asked in batch]
         feed, known = model.feed([asked.reader for asked in batch], queries, self._clock())
-        found = await asyncio.get_running_loop().run_in_executor(self._thread, model.run, feed)
-        rows = model.lists(found, known, [len(part) for part in queries])
+        logits = await asyncio.get_running_loop().run_in_executor(self._thread, model.run, feed)
+        rows = model.lists(logits, known, [len(part) for part in queries])
         for asked, row in zip(batch, rows, strict=True):
             if not asked.answer.done():
                 asked.answer.set_result(row.tolist())

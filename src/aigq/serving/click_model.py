@@ -138,9 +138,9 @@ class ClickModel:
         return feed, pad(code >= 0, starts, fill=False)
 
     def run(self, feed: dict[str, np.ndarray]) -> np.ndarray:
-        """p_hat (M, C). Lets other threads go on while it computes."""
-        logits = self._session.run(["logits"], feed)[0]  # (M, C, E)
-        return self._calibration(logits.mean(axis=2))
+        """Logits (M, C, E). Lets other threads go on while it computes, and does nothing else."""
+        logits: np.ndarray = self._session.run(["logits"], feed)[0]
+        return logits
 
     def probabilities(
         self, readers: Sequence[Reader], queries: Sequence[Sequence[str]], now: float
@@ -149,9 +149,9 @@ class ClickModel:
         feed, known = self.feed(readers, queries, now)
         return self.lists(self.run(feed), known, [len(texts) for texts in queries])
 
-    def lists(self, found: np.ndarray, known: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
-        """Rows of the probabilities, a published constant where the model does not know the query."""
-        filled = np.where(known, found, self._unknown)
+    def lists(self, logits: np.ndarray, known: np.ndarray, sizes: Sequence[int]) -> list[np.ndarray]:
+        """Rows of p_hat (n_i,), a published constant where the model does not know the query."""
+        filled = np.where(known, self._calibration(logits.mean(axis=2)), self._unknown)
         return [row[:size] for row, size in zip(filled, sizes, strict=True)]
 
     def _plain(
