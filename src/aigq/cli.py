@@ -28,6 +28,7 @@ from aigq.cli_common import (
     Set,
     print_hints,
     print_table,
+    read_columns,
     show,
 )
 from aigq.doctor import TELEMETRY_OFF
@@ -109,7 +110,7 @@ def import_(
     """Read a shop's log into the tables events, items, users and rejected."""
     from aigq.sources import import_source, render
 
-    column_map = _read_columns(columns) if columns is not None else None
+    column_map = read_columns(columns) if columns is not None else None
     with redirect_stdout(sys.stderr):
         summary = import_source(source, path, out, columns=column_map)
     show(summary.to_dict(), render(summary), as_json=json)
@@ -385,20 +386,6 @@ def _hints(run: Run, system: str, users: Sequence[str], n: int) -> dict[str, Any
 
     with redirect_stdout(sys.stderr):
         return hints_for(run, channel_of(run, system), system, users, n)
-
-
-def _read_columns(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"no column map at {path}") from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold `column: name` lines")
-    return content
 
 
 if __name__ == "__main__":
