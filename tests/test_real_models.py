@@ -29,6 +29,7 @@ from test_cli import GAMES, write_log
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "recipes" / "models").glob("*.yaml"))
+QUICK = ("smollm2-135m", "qwen3-0.6b", "qwen3-30b-a3b-lora")
 SIZE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SHAPES = {
     "SmolLM2-135M": LlamaConfig(**SIZE, num_key_value_heads=1, tie_word_embeddings=True),
@@ -137,7 +138,11 @@ def arguments(shop, recipe, run, **changes):
     return options + [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
 
 
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "recipe",
+    # one of each architecture and of each way to train it; the others with the marker
+    [pytest.param(p, marks=() if p.stem in QUICK else pytest.mark.slow, id=p.stem) for p in RECIPES],
+)
 def test_a_recipe_trains_its_architecture(shop, recipe, capsys):
     """Labels, then rewards under TRL; what is left are folders that plain transformers loads."""
     run = shop / "runs" / recipe.stem
