@@ -21,6 +21,7 @@ from aigq import __version__
 from aigq import config as configs
 from aigq.config import Config
 from aigq.errors import ConfigError, StageError, UsageError
+from aigq.systems import starts_from
 
 RUNS: Final = Path("runs")
 
@@ -133,7 +134,7 @@ class Run:
         """Forget the stage and everything made from it; their files are overwritten when they run again."""
         records = self._records()
         for name in list(records):
-            if name == stage or kind(stage) in UPSTREAM[kind(name)]:
+            if name == stage or _made_from(name, stage):
                 del records[name]
                 if kind(name) == "table":
                     for result in ("metrics.json", "report.html"):
@@ -279,6 +280,13 @@ def _git_revision() -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _made_from(later: str, earlier: str) -> bool:
+    """Whether what a stage leaves depends on another: of generators, only where one starts from the other."""
+    if ":" in later and ":" in earlier:
+        return earlier.partition(":")[2] in starts_from(later.partition(":")[2])
+    return kind(earlier) in UPSTREAM[kind(later)]
 
 
 def _settings(config: Config, stage: str) -> dict[str, Any]:

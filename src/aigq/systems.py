@@ -45,6 +45,13 @@ def thinks(system: str) -> bool:
     return GRPO.get(system, system) in THINK
 
 
+def starts_from(system: str) -> set[str]:
+    """The systems that are trained before a generator, because it may start from their weights."""
+    if system in GRPO:
+        return {GRPO[system]} | starts_from(GRPO[system])
+    return {"direct_il_sft"} if system == "think_il_sft" else set()
+
+
 def stage_of(system: str) -> str:
     """The stage that trains a system: `direct_il_sft` -> `sft:direct_il_sft`, `ctr` -> `ctr`."""
     if system == CTR:
