@@ -100,7 +100,7 @@ def similarities(
     by_user = _incidence(rows["user_id"], query, len(vocabulary))
     by_item = _incidence(rows["item_id"], query, len(vocabulary))
     similar = _similarity(by_user, power) + item_weight * _similarity(by_item, power)
-    return _strongest(similar.tocsr(), neighbours)
+    return strongest(similar.tocsr(), neighbours)
 
 
 def _incidence(owners: pa.ChunkedArray, query: np.ndarray, size: int) -> sparse.csr_matrix:
@@ -126,7 +126,7 @@ def _similarity(matrix: sparse.csr_matrix, power: float) -> sparse.csr_matrix:
     return products / max(float(products.max()), 1e-12) if products.nnz else products
 
 
-def _strongest(similar: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
+def strongest(similar: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
     """The n largest values of each row, ties by column."""
     rows = np.repeat(np.arange(similar.shape[0]), np.diff(similar.indptr))
     order = np.lexsort((similar.indices, -similar.data, rows))

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from scipy import sparse
 
 from aigq.errors import StageError
 from aigq.history.prompt import profiles_of
 from aigq.models.ctr_inputs import ClickInputs, TextTable, plain_columns
 from aigq.models.ctr_scorer import PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE
 from aigq.prepared import Moment, Prepared
+from aigq.recall.coclick import strongest
 from aigq.recall.features import FeatureMaker
 from aigq.serving import keys
 from aigq.serving.click_model import BEHAVIOUR, ISSUE, SIMILAR
@@ -111,7 +111,7 @@ class ClickTables:
         every = np.arange(len(maker.vocabulary))
         popular = np.zeros(len(every), np.uint8)
         popular[maker.top(self._day)] = 1
-        similar = _strongest(maker.similarities.tocsr(), NEIGHBOURS)
+        similar = strongest(maker.similarities.tocsr(), NEIGHBOURS)
         names = json.dumps(list(allowed), ensure_ascii=False).encode()
         settings = {key: self._settings[key] for key in ("calibration", "unknown", "behaviours")}
         settings |= {"day": self._day, "near": maker.n_similar, "profile": len(self._settings["profile"])}
@@ -140,11 +140,3 @@ def _behaviours(text: np.ndarray, age: np.ndarray, action: np.ndarray) -> bytes:
     rows = np.zeros(int(there.sum()), BEHAVIOUR)
     rows["text"], rows["age"], rows["action"] = text[there], age[there], action[there]
     return rows.tobytes()
-
-
-def _strongest(similar: sparse.csr_matrix, n: int) -> sparse.csr_matrix:
-    """The n largest values of each row, in the order of the columns."""
-    rows = np.repeat(np.arange(similar.shape[0]), np.diff(similar.indptr))
-    order = np.lexsort((similar.indices, -similar.data, rows))
-    kept = order[np.arange(len(order)) - similar.indptr[rows] < n]
-    return sparse.csr_matrix((similar.data[kept], (rows[kept], similar.indices[kept])), shape=similar.shape)
