@@ -28,6 +28,7 @@ from aigq.serving.blend import Ranker
 from aigq.serving.catalog import Catalogs
 from aigq.serving.guards import Guards
 from aigq.serving.hints import Ask, Hints
+from aigq.serving.log_time import DAY_S
 from aigq.serving.metrics import LEFT_OUT
 from aigq.serving.run_tables import RunTables, pasts
 from aigq.serving.state import (
@@ -42,7 +43,6 @@ from aigq.serving.state import (
 )
 from aigq.serving.stores.memory import MemoryStore
 
-DAY_S: Final = 86400.0
 _VERSION: Final = "past"
 _TABLES: Final = ("catalog", "clicks", "coclick", "x2q")  # items and users are given in the words of the log
 _NO_DEADLINE_MS: Final = 600_000.0

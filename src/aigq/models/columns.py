@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 from rapidfuzz import fuzz, process
+from scipy import sparse
 
 OWN_HALF_LIVES: Final = (7.0, 30.0, 90.0)
 CATEGORY_HALF_LIFE: Final = 60.0
@@ -90,6 +91,14 @@ def category_columns(
     own = Issues(key, issues.decayed[-1:], issues.count, issues.last, issues.first).grouped()
     at, found = _find(own.key, moment * size + category[query])
     return np.stack([np.where(found, own.decayed[0][at], 0), np.where(found, own.last[at], NEVER)], axis=1)
+
+
+def similar_to(similarities: sparse.csr_matrix, latest: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """(P,): similarity of each query (P,) to the latest one (P,), 0 where that is -1; similarities (Q, Q)."""
+    has = np.flatnonzero(latest >= 0)
+    result = np.zeros(len(query))
+    result[has] = np.asarray(similarities[latest[has], query[has]]).ravel()
+    return result
 
 
 def letters(latest: np.ndarray, texts: np.ndarray) -> np.ndarray:

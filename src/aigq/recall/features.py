@@ -12,7 +12,15 @@ import numpy as np
 import pyarrow as pa
 from scipy import sparse
 
-from aigq.models.columns import NEVER, OWN_HALF_LIVES, Issues, category_columns, letters, own_columns
+from aigq.models.columns import (
+    NEVER,
+    OWN_HALF_LIVES,
+    Issues,
+    category_columns,
+    letters,
+    own_columns,
+    similar_to,
+)
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.coclick import similarities
 from aigq.recall.histories import Rows, Servable, best_columns, rows_of
@@ -131,10 +139,8 @@ class FeatureMaker:
         """(P, len(FEATURES)): `moment` (P,) are positions in `known`, `query` (P,) in the vocabulary."""
         size, about = len(self.vocabulary), known.about
         last = known.latest[moment]
-        has = last >= 0
-        to_last = np.zeros(len(moment))
-        to_last[has] = np.asarray(self.similarities[last[has], query[has]]).ravel()
-        spoken, texts = np.where(has, self.vocabulary[last], ""), self.vocabulary[query]
+        to_last = similar_to(self.similarities, last, query)
+        spoken, texts = np.where(last >= 0, self.vocabulary[last], ""), self.vocabulary[query]
         values = np.hstack(
             [
                 own_columns(known.issues, moment * size + query, about[moment, 1]),

@@ -91,16 +91,20 @@ class Catalogs:
             return False
         self.now = await load(self._store, pointer.version, clicks=self._clicks)
         PUBLISHED.set(self.now.published_at)
-        gc.collect()
-        gc.freeze()  # a version lives for hours; full collections would walk all of it, 40 ms each
         return True
 
-    async def follow(self, every_s: float, after: "asyncio.Event | None" = None) -> None:
+    async def follow(self, every_s: float) -> None:
         """Refresh until cancelled; a store that is away is tried again."""
         while True:
             try:
-                if await self.refresh() and after is not None:
-                    after.set()
+                if await self.refresh():
+                    settle()
             except StoreError:
                 pass  # the present snapshot goes on; readiness tells of the store
             await asyncio.sleep(every_s)
+
+
+def settle() -> None:
+    """Take all that is loaded out of the collector's walks, 40 ms each: a version lives for hours."""
+    gc.collect()
+    gc.freeze()

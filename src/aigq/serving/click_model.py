@@ -24,6 +24,7 @@ from aigq.models.columns import (
     category_columns,
     letters,
     own_columns,
+    similar_to,
 )
 from aigq.models.ctr_arrays import Calibration, hashed, pad
 from aigq.serving import keys
@@ -163,10 +164,7 @@ class ClickModel:
         about = self._about(readers, live, days)
         similar, nearest = self._similarities(readers, live, days)
         like = np.asarray(similar[moment, query]).ravel() if len(moment) else np.zeros(0)
-        last = self._latest(readers)[moment]
-        has = np.flatnonzero(last >= 0)
-        to_last = np.zeros(len(moment))
-        to_last[has] = np.asarray(self._similar[last[has], query[has]]).ravel()
+        to_last = similar_to(self._similar, self._latest(readers)[moment], query)
         spoken = np.array([reader.latest or "" for reader in readers], dtype=object)[moment]
         own = own_columns(issues, moment * size + query, about[moment, 1])
         flags = np.zeros((len(readers), self._n_profile), np.float32)

@@ -12,7 +12,7 @@ from aigq.config import Config
 from aigq.serving import keys, users
 from aigq.serving.access import Access, ApiKey
 from aigq.serving.blend import Ranker
-from aigq.serving.catalog import Catalogs
+from aigq.serving.catalog import Catalogs, settle
 from aigq.serving.guards import Guards
 from aigq.serving.hints import Hints
 from aigq.serving.impressions import Impressions
@@ -58,7 +58,8 @@ class Service:
     async def running(self, _app: object = None) -> AsyncIterator[None]:
         """Background work of the process: follow the table, write impressions, sweep."""
         with contextlib.suppress(StoreError):  # a store that is away at the start is found later
-            await self.catalogs.refresh()
+            if await self.catalogs.refresh():
+                settle()
         every = self.config.serving.refresh_s
         work = (self.catalogs.follow(every), self.impressions.run(), self._sweep())
         tasks = [asyncio.ensure_future(task) for task in work]

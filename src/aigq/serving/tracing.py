@@ -7,7 +7,6 @@ ours holds a route, a status and times, and no exception's message.
 """
 
 import asyncio
-import inspect
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
@@ -78,24 +77,15 @@ def span(name: str, **options: Any) -> AbstractContextManager[Any]:
 
 
 def traced(name: str) -> Callable[[Work], Work]:
-    """Decorator: each call is a span."""
+    """Decorator of a coroutine function: each call is a span."""
 
     def decorate(work: Work) -> Work:
-        if inspect.iscoroutinefunction(work):
-
-            @wraps(work)
-            async def later(*args: Any, **options: Any) -> Any:
-                with span(name):
-                    return await work(*args, **options)
-
-            return later  # type: ignore[return-value]
-
         @wraps(work)
-        def now(*args: Any, **options: Any) -> Any:
+        async def later(*args: Any, **options: Any) -> Any:
             with span(name):
-                return work(*args, **options)
+                return await work(*args, **options)
 
-        return now  # type: ignore[return-value]
+        return later  # type: ignore[return-value]
 
     return decorate
 
