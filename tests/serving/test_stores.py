@@ -8,6 +8,7 @@ import subprocess
 
 import lmdb
 import pytest
+from live_shop import opened as run
 from serving_helpers import RedisServer, free_port, listening
 
 from aigq.config_serving import ServingConfig
@@ -25,17 +26,6 @@ def url(request, tmp_path):
         case "lmdb":
             return f"lmdb:{tmp_path / 'store'}?map_gb=0.1"
     return request.getfixturevalue("redis_url")
-
-
-def run(url, work):
-    async def main():
-        store = open_store(url)
-        try:
-            return await work(store)
-        finally:
-            await store.close()
-
-    return asyncio.run(main())
 
 
 async def entries(store, prefix=""):
