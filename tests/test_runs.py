@@ -10,6 +10,7 @@ STAGES = (
     "sft:direct_sft",
     "sft:direct_il_sft",
     "think:think_sft",
+    "think:think_sft_ranked",
     "think:think_il_sft",
     "ctr",
     "grpo:direct_il_grpo",

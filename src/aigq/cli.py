@@ -149,7 +149,11 @@ def train_sft(
     *,
     common: Common = COMMON,
     system: Annotated[
-        str, Parameter(help="direct_il_sft or think_il_sft; direct_sft or think_sft: the plain rows.")
+        str,
+        Parameter(
+            help="direct_il_sft or think_il_sft; direct_sft or think_sft: the plain rows; "
+            "direct_sft_ranked or think_sft_ranked: a step of the ablation ladder between the two."
+        ),
     ] = "direct_il_sft",
     resume: Resume = False,
     force: Force = False,

@@ -270,7 +270,8 @@ class EvaluationConfig(Section):
         ["popular", "personal", "coclick", "ebr", "direct_il_sft"],
         description="popular, personal, coclick, ranker, ctr, sasrec, ease, als, ebr, zero_shot:NAME, "
         "u2q, x2q, blend (what the service would have shown), "
-        "direct_sft, direct_il_sft, think_sft, think_il_sft, direct_grpo, direct_il_grpo, think_grpo, "
+        "direct_sft, direct_sft_ranked, direct_il_sft, think_sft, think_sft_ranked, think_il_sft, "
+        "direct_grpo, direct_il_grpo, think_grpo, "
         "think_il_grpo",
     )
     ks: list[int] = Field([10, 30], description="cut-offs; the last one is the main one")

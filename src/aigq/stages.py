@@ -13,7 +13,7 @@ from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.progress import note
 from aigq.runs import Run
-from aigq.systems import CTR, GENERATORS, GRPO, SERVED, SFT, base, stage_of, thinks
+from aigq.systems import CTR, FROM_DIRECT, GENERATORS, GRPO, SERVED, SFT, base, stage_of, thinks
 
 if TYPE_CHECKING:
     from aigq.evaluation.past_shop import PastShop
@@ -76,7 +76,7 @@ def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, An
     from aigq.training.sft import train_sft as work
 
     stage = stage_of(system)
-    if system == "think_il_sft" and run.config.think.from_direct:
+    if system in FROM_DIRECT and run.config.think.from_direct:
         _need_current(run, "sft:direct_il_sft")
     if resume:
         run.check_resume(stage)
@@ -187,7 +187,7 @@ def trainings(config: Config) -> list[str]:
     """The training stages behind the rows of the config, each after those that it needs."""
     rows = {base(row) for row in config.evaluation.rows} | behind(config, config.evaluation.rows)
     wanted = rows | {GRPO[system] for system in rows if system in GRPO}
-    if "think_il_sft" in wanted and config.think.from_direct:
+    if wanted & {*FROM_DIRECT} and config.think.from_direct:
         wanted.add("direct_il_sft")
     clicks = [CTR] if CTR in rows or rows & {*GRPO} else []
     return [stage_of(system) for system in (*SFT, *clicks, *GRPO) if system in {*wanted, CTR}]

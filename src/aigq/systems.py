@@ -2,14 +2,17 @@
 
 from typing import Final
 
-DIRECT: Final = ("direct_sft", "direct_il_sft")
-"""Generators that write a list at once."""
+DIRECT: Final = ("direct_sft", "direct_sft_ranked", "direct_il_sft")
+"""Generators that write a list at once; the middle one is a step of the ablation ladder."""
 
-THINK: Final = ("think_sft", "think_il_sft")
-"""Generators that write interest points with their queries."""
+THINK: Final = ("think_sft", "think_sft_ranked", "think_il_sft")
+"""Generators that write interest points with their queries, again with a step of the ladder."""
 
 SFT: Final = (*DIRECT, *THINK)
 """Generators that supervised training makes, each after those that it may start from."""
+
+FROM_DIRECT: Final = ("think_sft_ranked", "think_il_sft")
+"""Think generators that may start from the imitation of direct_il_sft."""
 
 GRPO: Final = {
     "direct_grpo": "direct_il_sft",
@@ -49,7 +52,7 @@ def starts_from(system: str) -> set[str]:
     """The systems that are trained before a generator, because it may start from their weights."""
     if system in GRPO:
         return {GRPO[system]} | starts_from(GRPO[system])
-    return {"direct_il_sft"} if system == "think_il_sft" else set()
+    return {"direct_il_sft"} if system in FROM_DIRECT else set()
 
 
 def stage_of(system: str) -> str:

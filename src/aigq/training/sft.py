@@ -21,7 +21,7 @@ from aigq.errors import ConfigError, UsageError
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary
 from aigq.progress import note, task
-from aigq.systems import GENERATORS, THINK
+from aigq.systems import FROM_DIRECT, GENERATORS, THINK
 from aigq.training import checkpoints, loop, memory, sharding
 from aigq.training.checkpoints import Validate
 from aigq.training.encoding import EncodedLists
@@ -32,6 +32,9 @@ from aigq.training.validation import validator
 def variant(config: Config, system: str) -> Config:
     """The config of one row. The `_sft` rows are the paper's: log order, verbose prompt, same steps.
 
+    Between them and IL-SFT stand steps of the paper's ablation ladder: direct_sft_ranked has IL-SFT's labels
+    and still the verbose prompt; think_sft_ranked has its labels and prompt and still no reasoning.
+
     Raises:
         ConfigError: no generator has that name.
     """
@@ -40,9 +43,13 @@ def variant(config: Config, system: str) -> Config:
     if system in THINK:
         think, sft = config.think, config.sft
         changes = {"max_steps": think.max_steps or sft.max_steps, "learning_rate": think.learning_rate}
-        if system == "think_il_sft" and think.from_direct:
+        if system in FROM_DIRECT and think.from_direct:
             changes["imitation_epochs"] = 0.0  # it has been done
         config = config.model_copy(update={"sft": sft.model_copy(update=changes)})
+    if system == "direct_sft_ranked":
+        return config.model_copy(update={"prompt": config.prompt.model_copy(update={"style": "verbose"})})
+    if system == "think_sft_ranked":
+        return config.model_copy(update={"think": config.think.model_copy(update={"without_rationale": 1.0})})
     return _plain(config) if system in ("direct_sft", "think_sft") else config
 
 

@@ -1,0 +1,46 @@
+"""The steps of the paper's ablation ladder differ in what the step names and in nothing else."""
+
+import pytest
+
+pytest.importorskip("torch")
+
+from aigq.config import parse
+from aigq.stages import trainings
+from aigq.training.sft import variant
+
+SHOP = {
+    "split": {"validation_from": "2024-05-01", "test_from": "2024-05-15"},
+    "sft": {"imitation_epochs": 2, "imitation_max_steps": 60, "max_steps": 40},
+    "think": {"max_steps": 30},
+}
+
+
+def differences(config, one, other):
+    """The keys that two rows' configs differ in, as `section.key`."""
+    a, b = (variant(config, row).model_dump(mode="json") for row in (one, other))
+    pairs = [(f"{s}.{k}", a[s][k], b[s][k]) for s in a if isinstance(a[s], dict) for k in a[s]]
+    return {name for name, left, right in pairs if left != right}
+
+
+def test_directs_ladder_changes_the_labels_and_then_the_prompt():
+    config = parse(SHOP)
+    labels = differences(config, "direct_sft", "direct_sft_ranked")
+    steps = {"sft.imitation_epochs", "sft.epochs", "sft.max_steps", "sft.learning_rate"}
+    assert labels == {"sft.labels", *steps, "think.from_direct", "think.without_rationale"}
+    assert differences(config, "direct_sft_ranked", "direct_il_sft") == {"prompt.style"}
+    plain, ranked = (variant(config, row).sft for row in ("direct_sft", "direct_sft_ranked"))
+    assert plain.max_steps == ranked.max_steps + ranked.imitation_max_steps == 100
+
+
+def test_thinks_last_step_before_rewards_is_reasoning_alone():
+    config = parse(SHOP)
+    assert differences(config, "think_sft_ranked", "think_il_sft") == {"think.without_rationale"}
+    assert variant(config, "think_sft_ranked").think.without_rationale == 1.0
+
+
+@pytest.mark.parametrize("row", ["think_sft_ranked", "think_il_sft"])
+def test_thinks_steps_are_trained_after_the_imitation_that_they_start_from(row):
+    config = parse({**SHOP, "evaluation": {"rows": [row]}})
+    assert trainings(config)[0] == "sft:direct_il_sft"
+    config = parse({**SHOP, "evaluation": {"rows": [row]}, "think": {"from_direct": False}})
+    assert "sft:direct_il_sft" not in trainings(config)
