@@ -273,6 +273,10 @@ def test_metrics_json_has_the_rows_of_the_contract(aigq, trained):
         "ci95",
     }
     assert all(keys <= set(row) for row in result["rows"])
+    cost = {row["system"]: row["trained"] for row in result["rows"]}
+    assert cost["popular"] is None
+    assert min(cost["direct_il_sft"].values()) > 0
+    assert cost["direct_il_sft:new"] == cost["direct_il_sft"]
 
 
 def test_the_second_time_nothing_is_done_again(aigq, trained):

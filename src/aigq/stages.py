@@ -118,10 +118,24 @@ def run_table(run: Run) -> dict[str, Any]:
 
     def work() -> dict[str, Any]:
         return build_table(
-            run.config, run.folder, build=build, encode=encode, fingerprint=lambda row: _fingerprint(run, row)
+            run.config,
+            run.folder,
+            build=build,
+            encode=encode,
+            fingerprint=lambda row: _fingerprint(run, row),
+            trained=lambda row: _cost(run, base(row)),
         )
 
     return _once(run, "table", work, force=False)
+
+
+def _cost(run: Run, system: str) -> dict[str, Any] | None:
+    """Steps, tokens and seconds of a generator's training, without those of the one that it starts from."""
+    if system not in GENERATORS:
+        return None
+    result = run.result(stage_of(system))
+    phases = [result, *([result["imitation"]] if "imitation" in result else [])]
+    return {name: sum(phase[name] for phase in phases) for name in ("steps", "tokens", "seconds")}
 
 
 def _fingerprint(run: Run, row: str) -> str:

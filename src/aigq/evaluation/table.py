@@ -183,6 +183,7 @@ def build_table(
     build: Callable[[str], RecallChannel],
     encode: metrics.Encode | None = None,
     fingerprint: Callable[[str], str] | None = None,
+    trained: Callable[[str], dict[str, Any] | None] = lambda row: None,
     split: Split = "test",
 ) -> dict[str, Any]:
     """Make or reuse the lists of every row, judge them, write RUN/metrics.json and RUN/report.html.
@@ -194,6 +195,7 @@ def build_table(
         encode: texts -> unit vectors, for SemSim.
         fingerprint: what a row's lists depend on besides the prepared tables and the samples, as text, for
             example a hash of its config section and checkpoint; default: the whole config but `evaluation`.
+        trained: what the training behind a row took, for metrics.json; None where there was none.
         split: which samples to judge on.
     """
     from aigq.evaluation.report import write_report
@@ -235,6 +237,8 @@ def build_table(
         supply=supply,
     )
     result["skipped"] = skipped
+    for row in result["rows"]:
+        row["trained"] = trained(row["system"])
     with atomic(run / "metrics.json") as partial:
         text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
         partial.write_text(text + "\n", encoding="utf-8")
