@@ -60,7 +60,8 @@ class SamplesConfig(Section):
     unit: Literal["user_day", "next_query", "exposure"] = Field(
         "user_day",
         description="user_day: the distinct queries of a day from all earlier days; next_query: the next "
-        "query that differs from the previous one; exposure: one hint exposure with a click",
+        "query that differs from the previous one; exposure: one hint exposure with a click, and on "
+        "validation and test days all that was clicked or searched for after the first exposure",
     )
     k_users: int = Field(
         5, ge=1, description="text is learned and served only if this many distinct users issued it"

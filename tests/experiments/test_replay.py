@@ -148,7 +148,11 @@ def test_exposure_mode_makes_samples_of_clicked_exposures_and_keeps_all_for_the_
     exposures = prepared.exposures.to_pylist()
     assert len(exposures) == summary["replay"]["exposures"]
     assert sum(sum(row["clicked"]) for row in exposures) == summary["replay"]["clicks"]
-    assert prepared.samples.num_rows == summary["replay"]["clicks"]  # one click an exposure at most
+    clicks = sum(sum(row["clicked"]) for row in exposures if row["split"] == "train")
+    assert prepared.split("train").num_rows == clicks  # one click an exposure at most
+    later = {(row["user_id"], row["day"]) for row in exposures if row["split"] != "train"}
+    judged = [(row["user_id"], row["day"]) for row in prepared.samples.to_pylist() if row["split"] != "train"]
+    assert sorted(judged) == sorted(later)  # a shopper always issues something on the replayed days
     assert {row["split"] for row in exposures} == {"train", "valid", "test"}
     for row, moment in zip(exposures, prepared.moments(prepared.exposures), strict=True):
         assert moment.history.num_rows == row["n_before"]

@@ -12,6 +12,7 @@ from aigq.samples import examples
 from aigq.tables import EVENTS
 
 START = datetime(2024, 3, 1, 22, 0)
+FAR = 100_000
 SURROGATES = {"i1": "red shoe", "i2": "tent"}
 
 
@@ -50,12 +51,12 @@ def behaviour_rows(rows, unit="user_day"):
         con.disconnect()
 
 
-def sample_rows(rows, unit):
-    """The samples of the rows, before split and filters."""
+def sample_rows(rows, unit, judged_from=FAR):
+    """The samples of the rows, before split and filters; days from `judged_from` on are for judging."""
     con = ibis.duckdb.connect()
     try:
         events, hints, merged = history(con, rows, unit)
-        made = examples.samples(events, hints, merged, unit)
+        made = examples.samples(events, hints, merged, unit, judged_from)
         return read(made.order_by("user_id", "cut", "request_id"))
     finally:
         con.disconnect()

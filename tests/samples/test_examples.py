@@ -2,7 +2,7 @@ from datetime import datetime, timedelta
 
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
-from small_logs import START, behaviour_rows, event, sample_rows
+from small_logs import FAR, START, behaviour_rows, event, sample_rows
 
 
 def test_a_user_day_holds_the_distinct_queries_in_log_order():
@@ -39,6 +39,19 @@ def test_an_exposure_counts_when_it_was_clicked():
     assert sample["n_before"] == 1
 
 
+def test_exposures_are_judged_by_all_that_was_wanted_on_the_day_after_the_first_one():
+    rows = [event("u", 0, "search", "b")]
+    rows += [event("u", 5, "hint_impression", q, None, "r1", p) for p, q in enumerate(["c", "a"], 1)]
+    rows += [event("u", 7, "search", "d"), event("u", 8, "hint_impression", "e", None, "r2", 1)]
+    rows += [event("u", 9, "hint_click", "e", None, "r2", 1), event("u", 10, "search", "b")]
+    rows += [event("u", 121, "search", "z")]  # after midnight, without an exposure
+    rows += [event("v", 3, "hint_impression", "a", None, "r3", 1)]
+    (sample,) = sample_rows(rows, "exposure", judged_from=0)
+    assert (sample["targets"], sample["novel"]) == (["d", "e", "b"], [True, True, False])
+    assert (sample["cut"], sample["request_id"]) == (START + timedelta(minutes=5), "r1")
+    assert (sample["shown"], sample["n_before"]) == (["c", "a"], 1)
+
+
 EVENT = st.builds(
     event,
     user=st.sampled_from("uv"),
@@ -52,10 +65,14 @@ EVENT = st.builds(
 
 
 @settings(max_examples=8, derandomize=True, phases=[Phase.generate], deadline=None)
-@given(st.lists(EVENT, min_size=2, max_size=25), st.sampled_from(["user_day", "next_query", "exposure"]))
-def test_a_log_that_ends_at_the_cut_gives_the_same_history(rows, unit):
+@given(
+    st.lists(EVENT, min_size=2, max_size=25),
+    st.sampled_from([("user_day", FAR), ("next_query", FAR), ("exposure", FAR), ("exposure", 0)]),
+)
+def test_a_log_that_ends_at_the_cut_gives_the_same_history(rows, kind):
+    unit, judged_from = kind
     everything = behaviour_rows(rows, unit)
-    made = sample_rows(rows, unit)
+    made = sample_rows(rows, unit, judged_from)
     for cut in sorted({sample["cut"] for sample in made if sample["n_before"]})[-2:]:
         known = behaviour_rows([row for row in rows if row["ts"] < cut], unit)
         for sample in (s for s in made if s["cut"] == cut):

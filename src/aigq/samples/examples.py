@@ -69,10 +69,12 @@ def cut_instants(events: ir.Table, hints: ir.Table, unit: str) -> ir.Table:
     return source.select("user_id", "cut").distinct()
 
 
-def targets(events: ir.Table, hints: ir.Table, unit: str) -> ir.Table:
+def targets(events: ir.Table, hints: ir.Table, unit: str, judged_from: int) -> ir.Table:
     """What is to be predicted: one row (user_id, cut, request_id, query, place) per target.
 
-    `place` orders the targets of a sample; `request_id` tells apart samples of one cut.
+    `place` orders the targets of a sample; `request_id` tells apart samples of one cut. With the unit
+    `exposure`, days before `judged_from` have a sample for each exposure with a click, and later ones one
+    for each user-day. METHOD section 3: trained at exposure level, tested on user-days.
     """
     if unit == "user_day":
         issued = searches(events)
@@ -81,10 +83,31 @@ def targets(events: ir.Table, hints: ir.Table, unit: str) -> ir.Table:
     if unit == "next_query":
         changed = changed_queries(events)
         return changed.mutate(place=changed.cut, request_id=changed.query)
+    clicked, wanted = clicked_hints(hints), wanted_after_hints(events, hints)
+    trained = clicked.filter(day_of(clicked.cut) < judged_from)
+    return trained.union(wanted.filter(day_of(wanted.cut) >= judged_from))
+
+
+def clicked_hints(hints: ir.Table) -> ir.Table:
+    """The clicked hints of every exposure, in the columns of `targets`."""
     first = _clicks(hints).group_by("user_id", "request_id", "query").agg(place=lambda t: t.ts.min())
     cuts = exposures(hints).select("user_id", "request_id", "cut")
     joined = first.join(cuts, ["user_id", "request_id"])
     return joined.select("user_id", "cut", "query", "place", "request_id")
+
+
+def wanted_after_hints(events: ir.Table, hints: ir.Table) -> ir.Table:
+    """What was clicked or searched for on a user-day after its first exposure, in the columns of `targets`."""
+    cuts = exposures(hints).select("user_id", "request_id", "cut").mutate(day=lambda t: day_of(t.cut))
+    row = ibis.struct({"cut": cuts.cut, "request_id": cuts.request_id})
+    firsts = cuts.group_by("user_id", "day").agg(first=row.collect().sort())
+    firsts = firsts.mutate(first=lambda t: t.first[0])
+    firsts = firsts.select("user_id", "day", cut=firsts.first["cut"], request_id=firsts.first["request_id"])
+    columns = ("user_id", "ts", "query")
+    wanted = searches(events).select(*columns).union(_clicks(hints).select(*columns))
+    joined = wanted.mutate(day=day_of(wanted.ts)).join(firsts, ["user_id", "day"])
+    later = joined.filter(joined.ts >= joined.cut).group_by("user_id", "cut", "query", "request_id")
+    return later.agg(place=lambda t: t.ts.min()).select("user_id", "cut", "query", "place", "request_id")
 
 
 def add_novelty(wanted: ir.Table, behaviours: ir.Table) -> ir.Table:
@@ -129,9 +152,9 @@ def rows_before(behaviours: ir.Table, cuts: ir.Table) -> ir.Table:
     return both.select("user_id", cut=both.segment, n_before=whole(total - both.n))
 
 
-def samples(events: ir.Table, hints: ir.Table, behaviours: ir.Table, unit: str) -> ir.Table:
+def samples(events: ir.Table, hints: ir.Table, behaviours: ir.Table, unit: str, judged_from: int) -> ir.Table:
     """All samples of the unit, before split and filters: SAMPLES without sample_id and split."""
-    lists = gather(add_novelty(targets(events, hints, unit), behaviours))
+    lists = gather(add_novelty(targets(events, hints, unit, judged_from), behaviours))
     if unit == "exposure":
         joined = lists
         seen = exposures(hints).select(seen_user="user_id", seen_request="request_id", shown="shown")

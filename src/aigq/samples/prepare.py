@@ -30,7 +30,7 @@ from aigq.samples import examples
 from aigq.samples.split import EPOCH, add_drop_reason, add_split, epoch_day
 from aigq.tables import EVENT_KEY, EXPOSURES, IMPORTED_TABLES, PREPARED_TABLES
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Raise it when the same input gives other tables, so that old ones are made anew."""
 
 _WORK: Final = ".prepare-"
@@ -122,7 +122,8 @@ def _write_tables(config: Config, con: Any, out: Path, written: pa.Table | None)
         texts = keep(surrogates.generated(put(con, written), texts))
     rows = histories.collapse(histories.add_texts(events, texts))
     rows = keep(histories.add_categories(rows, categories, leaves))
-    made = examples.samples(events, hints, rows, config.samples.unit)
+    judged_from = epoch_day(config.split.validation_from)
+    made = examples.samples(events, hints, rows, config.samples.unit, judged_from)
     made = keep(add_drop_reason(add_split(made, config.split), config))
     sizes = _check_splits(made, config)
     asked = keep(queries.query_table(queries.searches(training), categories, log.provenance))
