@@ -97,7 +97,7 @@ def clicked_hints(hints: ir.Table) -> ir.Table:
 
 
 def wanted_after_hints(events: ir.Table, hints: ir.Table) -> ir.Table:
-    """What was clicked or searched for on a user-day after its first exposure, in the columns of `targets`."""
+    """What was clicked or searched for on a day after its first exposure, in the columns of `targets`."""
     cuts = exposures(hints).select("user_id", "request_id", "cut").mutate(day=lambda t: day_of(t.cut))
     row = ibis.struct({"cut": cuts.cut, "request_id": cuts.request_id})
     firsts = cuts.group_by("user_id", "day").agg(first=row.collect().sort())
