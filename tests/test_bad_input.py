@@ -17,9 +17,11 @@ import torch
 import yaml
 
 import aigq as aigq_package
+from aigq import config as configs
 from aigq.cli import main
 from aigq.cli_common import DONE, FAILED, INTERRUPTED, WRONG_USE
 from aigq.prepared import Prepared
+from aigq.runs import Run
 from aigq.training.encoding import EncodedLists
 
 HEADER = "user_id,ts,action,query,item_id\n"
@@ -541,7 +543,10 @@ def whole(aigq):
 
 
 def without_seconds(rows):
-    return [{key: value for key, value in row.items() if "seconds" not in key} for row in rows.values()]
+    """Rows without what the clock says, also inside `trained`."""
+    if isinstance(rows, dict):
+        return {key: without_seconds(value) for key, value in rows.items() if "seconds" not in key}
+    return rows
 
 
 def test_ctrl_c_in_training_resumes_where_it_was(aigq, whole):
@@ -571,6 +576,18 @@ def test_killed_in_training_goes_on_from_the_last_whole_checkpoint(aigq, whole, 
     assert "step 0:" not in err
     assert weights("cut") == weights("whole")
     assert without_seconds({row["system"]: row for row in result["rows"]}) == without_seconds(whole)
+
+
+def test_two_commands_in_one_run_folder(aigq):
+    write_log(log_lines())
+    command = ("prepare", "--config", "shop.yaml")
+    assert aigq(*command)[0] == DONE
+    with Run.open(Path("runs/shop"), configs.load(Path("shop.yaml"))).stage("sft:direct_il_sft"):
+        code, err = interrupt("", *command, "--force")
+        assert code == WRONG_USE
+        assert one_line(err, "another aigq command works in runs/shop")
+        assert "finished" in json.loads(Path("runs/shop/stages.json").read_text())["prepare"]
+    assert interrupt("", *command, "--force")[0] == DONE
 
 
 def test_killed_in_prepare_is_prepared_again(aigq):

@@ -13,9 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
+
+from filelock import FileLock, Timeout
 
 from aigq import __version__
 from aigq import config as configs
@@ -131,15 +134,20 @@ class Run:
             )
 
     def forget(self, stage: str) -> None:
-        """Forget the stage and everything made from it; their files are overwritten when they run again."""
-        records = self._records()
-        for name in list(records):
-            if name == stage or _made_from(name, stage):
-                del records[name]
-                if kind(name) == "table":
-                    for result in ("metrics.json", "report.html"):
-                        (self.folder / result).unlink(missing_ok=True)
-        self._write("stages.json", records)
+        """Forget the stage and everything made from it; their files are overwritten when they run again.
+
+        Raises:
+            UsageError: another command works in the folder.
+        """
+        with self._alone():
+            records = self._records()
+            for name in list(records):
+                if name == stage or _made_from(name, stage):
+                    del records[name]
+                    if kind(name) == "table":
+                        for result in ("metrics.json", "report.html"):
+                            (self.folder / result).unlink(missing_ok=True)
+            self._write("stages.json", records)
 
     def outdate_models(self) -> None:
         """Mark every model as trained with rows of a user who was erased since; it stays in use until then.
@@ -180,7 +188,34 @@ class Run:
         """Record that the stage begins and, unless an exception leaves the block, that it finished.
 
         What the block puts into the yielded dict is the stage's result.
+
+        Raises:
+            UsageError: the folder holds artefacts of another config, or another command works in it.
         """
+        with self._alone():
+            yield from self._recorded(stage)
+
+    @cached_property
+    def _lock(self) -> FileLock:
+        """One object, so that a stage that holds it may forget what was made from it."""
+        return FileLock(self.folder / ".lock", blocking=False)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other commands from this folder; the lock goes with the process, however it ends."""
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"another aigq command works in {self.folder}; wait until it has ended, or give another --run"
+            ) from None
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _recorded(self, stage: str) -> Iterator[dict[str, Any]]:
+        """What `stage` does, alone in the folder."""
         self.check(stage)
         self.forget(stage)
         self._replace("config.yaml", configs.dump(self.config))
