@@ -1,6 +1,5 @@
 """The curves of each training in the report, from the log.jsonl that it leaves (training/checkpoints.py)."""
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from aigq import training_log
 from aigq.evaluation import charts
 from aigq.systems import GRPO
 
@@ -41,27 +41,10 @@ _ADVICE: Final = (
 def trainings(run: Path) -> str:
     """Charts of every training of the run that left a log, as HTML; empty where none did."""
     supervised = (("Imitation of the ranker", _IL_SFT / "imitation"), ("IL-SFT", _IL_SFT))
-    parts = [
-        _charts(title, _SUPERVISED, read_log(run / folder / "log.jsonl")) for title, folder in supervised
-    ]
-    logs = {system: read_log(run / "models" / system / "training" / "log.jsonl") for system in GRPO}
+    parts = [_charts(title, _SUPERVISED, training_log.read(run / folder)) for title, folder in supervised]
+    logs = {system: training_log.read(run / "models" / system / "training") for system in GRPO}
     rewarded = [_charts(system, _REINFORCED, log) for system, log in logs.items()]
     return "".join(parts) + (_ADVICE if any(rewarded) else "") + "".join(rewarded)
-
-
-def read_log(path: Path) -> Log:
-    """The lines of a training log; lines that are not JSON objects (a run was cut off) are skipped."""
-    if not path.exists():
-        return []
-    points = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            point = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(point, dict) and isinstance(point.get("step"), int):
-            points.append(point)
-    return points
 
 
 def figure(svg: str, text: str) -> str:
