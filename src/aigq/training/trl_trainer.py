@@ -166,8 +166,9 @@ class Records(TrainerCallback):
         if self.progress.step == 0:
             self._judge()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any], **kwargs: Any) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One step is done: TRL has logged its loss."""
+        logs: dict[str, Any] = kwargs["logs"]
         if "grad_norm" not in logs:  # the summary at the end
             return
         progress, il = self.progress, self._trainer.il
@@ -213,7 +214,7 @@ def begin(folder: Path, steps: int, *, resume: bool) -> tuple[Progress, Path | N
                 shutil.rmtree(earlier)
     entries = training_log.read(folder)
     steps_done = [entry for entry in entries if "reward" in entry]
-    last = steps_done[-1] if steps_done else {"seconds": 0.0, "tokens": 0}
+    last: dict[str, Any] = steps_done[-1] if steps_done else {"seconds": 0.0, "tokens": 0}
     progress = Progress(
         step,
         steps,
