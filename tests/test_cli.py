@@ -355,6 +355,8 @@ def test_grpo_trains_on_from_il_sft_and_refuses_a_ctr_model_that_knows_nothing(a
     assert [line["step"] for line in steps] == [1, 2]
     assert {"ctr", "rouge", "entropy", "no_signal", "categories"} <= set(steps[0])
     assert len(steps[0]["reward_by_slot"]) == SMALL["samples"]["list_length"]
+    report = (shop / "runs/grpo/report.html").read_text(encoding="utf-8")
+    assert f"reward of a query: reward from {steps[0]['reward']:.4f} to {steps[1]['reward']:.4f}" in report
 
 
 def test_grpo_under_trl(aigq, shop):

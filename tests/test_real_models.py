@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from transformers import (
 )
 
 from aigq import config as configs
+from aigq import training_log
 from aigq.cli import main
 from aigq.cli_common import DONE, WRONG_USE
 from aigq.models import generator
@@ -200,14 +202,12 @@ def test_adapters_train_the_rows_of_new_tokens_and_are_merged(shop, tmp_path, na
     assert torch.equal(rows[word], frozen[word])
 
 
-def by_processes(shop, recipe, run, count, **changes):
-    """`aigq train sft` as a launcher starts it; the training folder."""
-    options = arguments(shop, recipe, run, **changes)
-    assert main(["prepare", *options]) == DONE
+def start(stage, options, count):
+    """`aigq train STAGE` in several processes, as a launcher starts them."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    members = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-m", "aigq.cli", "train", "sft", *options],
+            [sys.executable, "-m", "aigq.cli", "train", stage, *options],
             env={
                 **os.environ,
                 **address,
@@ -221,9 +221,20 @@ def by_processes(shop, recipe, run, count, **changes):
         )
         for rank in range(count)
     ]
+
+
+def finish(members):
+    """All of them end well, and the first alone speaks."""
     said = [member.communicate(timeout=200) for member in members]
-    assert [member.returncode for member in members] == [0] * count, said[0][1][-2000:]
-    assert [bool(out) for out, _ in said] == [True] + [False] * (count - 1)  # the first alone speaks
+    assert [member.returncode for member in members] == [0] * len(members), said[0][1][-2000:]
+    assert [bool(out) for out, _ in said] == [True] + [False] * (len(members) - 1)
+
+
+def by_processes(shop, recipe, run, count, **changes):
+    """The training folder of an SFT in several processes."""
+    options = arguments(shop, recipe, run, **changes)
+    assert main(["prepare", *options]) == DONE
+    finish(start("sft", options, count))
     return shop / "runs" / run / "models" / "direct_il_sft" / "training"
 
 
@@ -265,3 +276,31 @@ def test_two_processes_end_up_where_one_does(shop, name):
         key for key in one if key in start and not torch.allclose(one[key], start[key].float(), atol=1e-6)
     ]
     assert trained or "lora" in name, "a comparison of weights that never moved"
+
+
+@pytest.mark.slow
+def test_grpo_in_two_processes_goes_on_after_a_kill_and_leaves_one_model(shop):
+    recipe = next(path for path in RECIPES if path.stem == "smollm2-135m")
+    steps = {"grpo.steps": 6, "grpo.eval_every": 1, "grpo.prompts": 4}  # two prompts in each process
+    options = arguments(shop, recipe, "two-grpo", **steps)
+    for stage in (["prepare"], ["train", "sft"], ["train", "ctr"]):
+        assert main([*stage, *options]) == DONE
+    trained = shop / "runs" / "two-grpo" / "models" / "direct_il_grpo"
+    members = start("grpo", options, 2)
+    while not (trained / "training" / "checkpoint-1" / "trainer_state.json").exists():
+        assert [member.poll() for member in members] == [None, None]
+        time.sleep(0.01)
+    for member in members:
+        member.kill()
+        member.communicate()
+    assert not (trained / "model.safetensors").exists()
+    finish(start("grpo", [*options, "--resume"], 2))
+    log = training_log.read(trained / "training")
+    assert [entry["step"] for entry in log if "reward" in entry] == [1, 2, 3, 4, 5, 6]
+    assert [entry["step"] for entry in log if "valid_query_hr" in entry] == [0, 1, 2, 3, 4, 5, 6]
+    assert len(log[1]["reward_by_slot"]) == SMALLER["samples.list_length"]
+    assert [path.parent for path in trained.rglob("trainer_state.json")] == [
+        trained / "training" / "checkpoint-6"
+    ]
+    AutoModelForCausalLM.from_pretrained(trained)
+    assert main(["train", "grpo", *options]) == DONE  # finished: nothing is done again

@@ -9,8 +9,9 @@ import pytest
 from evaluation_shop import config, list_table, one_hot, prepared, sample_table
 from rich.console import Console
 
+from aigq import training_log
 from aigq.evaluation import charts, render
-from aigq.evaluation.report import read_log, write_report
+from aigq.evaluation.report import write_report
 from aigq.evaluation.table import evaluate_rows
 
 EVIL = "<script>alert(1)</script>"
@@ -125,9 +126,38 @@ def test_the_report_draws_training_curves_when_there_is_a_log(tmp_path):
     log.parent.mkdir(parents=True)
     lines = [{"step": 1, "loss": 3.0}, {"step": 2, "loss": float("nan")}, {"step": 2, "valid_query_hr": 0.2}]
     log.write_text("\n".join(map(json.dumps, lines)) + '\nnull\n{"step": 3, "lo')
-    assert len(read_log(log)) == 3
-    assert "<h2>Training</h2>" in report(tmp_path)
-    assert read_log(tmp_path / "nothing") == []
+    assert len(training_log.read(log.parent)) == 3
+    html = report(tmp_path)
+    assert "<h2>Training</h2>" in html
+    assert said(html) == [
+        "training loss: loss from 3.0000 to 3.0000",
+        "Query HR on validation: Query HR from 0.2000 to 0.2000",
+    ]
+    assert training_log.read(tmp_path) == []
+
+
+def said(html):
+    """What a screen reader says of the charts of trainings."""
+    return re.findall(r'<figure role="img" aria-label="([^"]+ from [^"]+)"', html)
+
+
+def test_the_report_draws_what_reinforcement_learning_did_for_each_system(tmp_path):
+    for system, step in (("direct_grpo", 5), ("think_il_grpo", 9)):
+        entry = {"reward": 0.5, "ctr": 0.1, "rouge": 0.3, "entropy": 2.0, "queries": 30.0, "categories": 12.5}
+        last = {**entry, "step": step, "ctr": 0.25, "no_signal": None, "reward_by_slot": [0.5, 0.125]}
+        path = tmp_path / "models" / system / "training" / "log.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("".join(json.dumps(x) + "\n" for x in ({**last, **entry, "step": 1}, last)))
+    html = report(tmp_path)
+    assert re.findall("<h3>([a-z_]+)</h3>", html) == ["direct_grpo", "think_il_grpo"]
+    assert said(html)[5:] == [
+        "reward of a query: reward from 0.5000 to 0.5000",
+        "reward by part: CTR from 0.1000 to 0.2500, ROUGE-L from 0.3000 to 0.3000",
+        "distinct per list: queries from 30.0000 to 30.0000, categories from 12.5000 to 12.5000",
+        "entropy of a token: entropy from 2.0000 to 2.0000",
+        "reward by place in the list: step 1 from 0.5000 to 0.1250, step 9 from 0.5000 to 0.1250",
+    ]
+    assert html.count("reward hacking") == 1
 
 
 def test_reports_without_charts_without_people_without_numbers(tmp_path, monkeypatch):

@@ -1,3 +1,10 @@
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -5,9 +12,10 @@ trl = pytest.importorskip("trl")
 
 import rl_toys
 
-from aigq.errors import StageError
+from aigq import training_log
+from aigq.errors import StageError, UsageError
 from aigq.models.decoding import padded
-from aigq.training import il_grpo, trl_trainer
+from aigq.training import grpo, il_grpo, trl_trainer
 from aigq.training.spans import NOTHING
 
 
@@ -66,6 +74,128 @@ def test_a_training_under_trl_moves_the_weights_and_keeps_checkpoints(tmp_path):
     assert ours.state.global_step == 2
     assert not torch.equal(before, ours.model.get_input_embeddings().weight)
     assert (tmp_path / "checkpoint-2").is_dir()
+
+
+def fit(folder, *, resume=False, **changes):
+    """A training under TRL with its records; validation finds every later model better."""
+    words = rl_toys.vocabulary()
+    config = rl_toys.config(**changes)
+    found = iter(range(1, 100))
+    return grpo.fit_trl(
+        rl_toys.model(words),
+        words,
+        rl_toys.task(words, config),
+        config,
+        folder,
+        resume=resume,
+        seed=3,
+        validate=lambda policy: {"query_hr": 0.01 * next(found)},
+        report=lambda entry: None,
+    )
+
+
+def steps_of(folder):
+    return [entry for entry in training_log.read(folder) if "reward" in entry]
+
+
+def test_trl_leaves_the_records_that_the_loop_leaves(tmp_path):
+    progress = fit(tmp_path / "trl", steps=3)
+    words, config = rl_toys.vocabulary(), rl_toys.config(steps=3)
+    il_grpo.fit(
+        rl_toys.model(words),
+        words,
+        rl_toys.task(words, config),
+        config,
+        tmp_path / "loop",
+        seed=3,
+        validate=lambda policy: {"query_hr": 0.5},
+        report=lambda entry: None,
+    )
+    under_trl, in_loop = steps_of(tmp_path / "trl"), steps_of(tmp_path / "loop")
+    assert [entry["step"] for entry in under_trl] == [1, 2, 3]
+    assert {*in_loop[0]} <= {*under_trl[0]}
+    # the loss apart, both begin with the same model and may judge other lists of the same prompts
+    assert under_trl[0]["entropy"] == pytest.approx(in_loop[0]["entropy"], rel=0.05)
+    validations = [x["step"] for x in training_log.read(tmp_path / "trl") if "valid_query_hr" in x]
+    assert validations == [0, 2, 3]
+    assert (progress.step, progress.best) == (3, pytest.approx(0.03))
+    assert progress.tokens == under_trl[-1]["tokens"] > 0
+    assert (tmp_path / "trl" / "best" / "model.safetensors").exists()
+
+
+def test_a_training_under_trl_goes_on_where_it_was_cut_off(tmp_path):
+    fit(tmp_path, steps=2, eval_every=1)
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+    (tmp_path / "checkpoint-3").mkdir()  # cut off while it was written
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 3, "reward": 9.0}\n')
+    progress = fit(tmp_path, resume=True, steps=4, eval_every=1)
+    assert progress.step == 4
+    assert [entry["step"] for entry in steps_of(tmp_path)] == [1, 2, 3, 4]
+    assert max(entry["reward"] for entry in steps_of(tmp_path)) < 9
+    fit(tmp_path, steps=1)
+    assert [entry["step"] for entry in steps_of(tmp_path)] == [1], "a new training went on from another"
+
+
+def test_prompts_that_cannot_be_shared_out_equally_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(UsageError, match=r"grpo.prompts is 4 and must be a multiple of 6"):
+        trl_trainer.arguments(rl_toys.config(prompts_at_once=2), tmp_path, 0)
+
+
+def by_processes(command, folder, count):
+    """Processes as a launcher starts them; returns the folder."""
+    folder.mkdir()
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1])}
+    members = [
+        subprocess.Popen(
+            [sys.executable, Path(__file__).with_name("trl_process.py"), command, folder],
+            env={
+                **os.environ,
+                **address,
+                "OMP_NUM_THREADS": "1",
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(count),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(count)
+    ]
+    try:
+        said = [member.communicate(timeout=280)[1] for member in members]
+    finally:
+        for member in members:
+            member.kill()
+    assert [member.returncode for member in members] == [0] * count, said[0][-3000:]
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one_on_the_same_rollouts(tmp_path):
+    one, two = (by_processes("train", tmp_path / str(count), count) for count in (1, 2))
+    alone, shared = (torch.load(folder / "seen.pt") for folder in (one, two))
+    for expected, gradients in zip(alone["gradients"], shared["gradients"], strict=True):
+        assert max(float(g.abs().max()) for g in expected.values()) > 1e-4, "a comparison of zeros"
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], atol=1e-5, rtol=1e-4)
+    assert alone["validations"] == shared["validations"] == 2
+    for expected, entry in zip(steps_of(one), steps_of(two), strict=True):
+        assert entry.keys() == expected.keys()
+        figures = {key for key in entry if key not in ("seconds", "reward_by_slot", "entropy")}
+        assert [entry[key] for key in figures] == pytest.approx([expected[key] for key in figures], abs=1e-5)
+        assert entry["reward_by_slot"] == pytest.approx(expected["reward_by_slot"], abs=1e-4)
+        assert entry["entropy"] == pytest.approx(expected["entropy"], rel=1e-3)  # TRL's mean of means
+
+
+@pytest.mark.slow
+def test_processes_that_share_weights_out_wait_for_the_longest_list(tmp_path):
+    folder = by_processes("sample", tmp_path / "shared", 2)
+    lists = [json.loads((folder / f"lists-{rank}.json").read_text()) for rank in range(2)]
+    assert [[len(one) for one in each] for each in lists] == [[1, 1], [4, 4]]
 
 
 def test_other_versions_of_trl_are_refused_by_name(monkeypatch):

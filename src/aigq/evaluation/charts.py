@@ -108,19 +108,28 @@ def slices(result: Mapping[str, Any], width: int = 165) -> str:
     return _svg(chart.facet(column=alt.Column("slice:N", sort=order, header=header), spacing=24))
 
 
-def line(points: Sequence[Mapping[str, Any]], metric: str, title: str, width: int = 380) -> str:
-    """One training curve over optimiser steps."""
+def lines(points: Sequence[Mapping[str, Any]], title: str, axis: str, width: int = 190) -> str:
+    """Curves of a training, one or several in a chart.
+
+    Args:
+        points: each `{"at": where on the axis, "value": how much, "line": of which curve}`.
+        title: of the chart.
+        axis: what `at` counts.
+    """
     import altair as alt
 
-    values = [{"step": point["step"], "value": point[metric]} for point in points]
+    names = list(dict.fromkeys(point["line"] for point in points))
+    legend = alt.Legend(title=None, orient="top", offset=6) if len(names) > 1 else None
+    scale = alt.Scale(domain=names, range=list(PALETTE[: len(names)]))
     chart = (
-        alt.Chart(alt.Data(values=values))
-        .mark_line(color=PALETTE[0], strokeWidth=2, point=len(values) < 30)
+        alt.Chart(alt.Data(values=list(points)), title=alt.Title(title, anchor="start", offset=8))
+        .mark_line(strokeWidth=2, point=len(points) < 30 * len(names))
         .encode(
-            x=alt.X("step:Q", title="optimiser step", axis=alt.Axis(tickMinStep=1)),
-            y=alt.Y("value:Q", title=title, scale=alt.Scale(zero=False)),
+            x=alt.X("at:Q", title=axis, axis=alt.Axis(tickMinStep=1, tickCount=5)),
+            y=alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=4), scale=alt.Scale(zero=False)),
+            color=alt.Color("line:N", sort=None, scale=scale, legend=legend),
         )
-        .properties(width=width, height=200)
+        .properties(width=width, height=120)
     )
     return _svg(chart)
 
@@ -159,6 +168,7 @@ def _svg(chart: Any) -> str:
         "axis": axis,
         "axisY": {"labelColor": INK, "labelFontSize": 12},
         "legend": {"labelColor": INK, "labelFontSize": 12},
+        "title": {"color": INK, "fontSize": 12, "fontWeight": "normal"},
     }
     svg: str = vl_convert.vegalite_to_svg(chart.configure(**config).to_dict())
     return svg

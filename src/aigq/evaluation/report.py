@@ -3,7 +3,6 @@
 Everything that came from a log or a config is escaped; charts are inline SVG.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -14,13 +13,12 @@ import pyarrow as pa
 
 from aigq.config import Config
 from aigq.evaluation import charts, render
+from aigq.evaluation.curves import figure, trainings
 from aigq.evaluation.lists import atomic
 from aigq.evaluation.people import people
 from aigq.prepared import Prepared
 
 STYLE = Path(__file__).with_name("report.css")
-TRAINING = Path("models/direct_il_sft/training")
-PHASES = {"Imitation of the ranker": TRAINING / "imitation" / "log.jsonl", "IL-SFT": TRAINING / "log.jsonl"}
 
 
 def write_report(
@@ -47,7 +45,7 @@ def write_report(
         _header(result),
         _section("Results", _table(result) + _notes(result)),
         *_chart_sections(result),
-        *_training({phase: read_log(run / log) for phase, log in PHASES.items()}),
+        *_training(run),
         _section("Lists", _checks(result)),
         people(result["compare_to"], lists[result["compare_to"]], prepared, shown, result["k"]),
         _footer(result),
@@ -56,21 +54,6 @@ def write_report(
     with atomic(path) as partial:
         partial.write_text(_page(result, "\n".join(sections)), encoding="utf-8")
     return path
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The lines of a training log; lines that are not JSON objects (a run was cut off) are skipped."""
-    if not path.exists():
-        return []
-    points = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            point = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(point, dict) and isinstance(point.get("step"), int):
-            points.append(point)
-    return points
 
 
 def _page(result: Mapping[str, Any], body: str) -> str:
@@ -147,33 +130,23 @@ def _chart_sections(result: Mapping[str, Any]) -> list[str]:
         return [_section("Charts", "<p>Charts need altair: <code>pip install 'aigq[train]'</code>.</p>")]
     metrics = ("query_hr", "cate_hr", "novel_query_hr")
     drawn = [charts.bars(result, metric) for metric in metrics]
-    bars = "".join(_figure(svg, _say(result, m)) for svg, m in zip(drawn, metrics, strict=True) if svg)
+    bars = "".join(figure(svg, _say(result, m)) for svg, m in zip(drawn, metrics, strict=True) if svg)
     k = result["k"]
     return [
         _section("With 95 % intervals", f'<div class="grid three">{bars}</div>'),
         _section(
             "Shorter lists",
-            _figure(charts.curve(result), f"Query HR at every K up to {k}, a line per system"),
+            figure(charts.curve(result), f"Query HR at every K up to {k}, a line per system"),
         ),
         _section(
-            "Slices", _figure(charts.slices(result), f"Query HR@{k} per slice and system, with intervals")
+            "Slices", figure(charts.slices(result), f"Query HR@{k} per slice and system, with intervals")
         ),
     ]
 
 
-def _training(logs: Mapping[str, list[dict[str, Any]]]) -> list[str]:
-    if not charts.available():
-        return []
-    figures = []
-    for phase, log in logs.items():
-        for metric, name in (("loss", "training loss"), ("valid_query_hr", "Query HR on validation")):
-            points = [p for p in log if isinstance(p.get(metric), int | float) and np.isfinite(p[metric])]
-            if points:
-                first, last = points[0], points[-1]
-                title = f"{phase}: {name}"
-                text = f"{title}, {first[metric]:.4f} at first, {last[metric]:.4f} at step {last['step']:,}"
-                figures.append(_figure(charts.line(points, metric, title), text))
-    return [_section("Training", f'<div class="grid">{"".join(figures)}</div>')] if figures else []
+def _training(run: Path) -> list[str]:
+    drawn = trainings(run) if charts.available() else ""
+    return [_section("Training", drawn)] if drawn else []
 
 
 def _checks(result: Mapping[str, Any]) -> str:
@@ -202,10 +175,6 @@ def _footer(result: Mapping[str, Any]) -> str:
 
 def _section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _figure(svg: str, text: str) -> str:
-    return f'<figure role="img" aria-label="{escape(text)}">{svg}</figure>'
 
 
 def _scroll(table: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import torch
 from transformers import LogitsProcessor, PreTrainedModel
 
+from aigq import processes
 from aigq.history.prompt import clean
 from aigq.models.vocabulary import Vocabulary
 
@@ -145,36 +146,41 @@ class RowProcessor(LogitsProcessor):
         self._rows, self._end, self._width = rows, end, prompt_width
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Mask scores (B, V): minus infinity for every token that a row may not take."""
+        """The rows take the last tokens, then scores (B, V) are masked."""
         if input_ids.shape[1] > self._width:
             for row, token in zip(self._rows, input_ids[:, -1].tolist(), strict=True):
                 if not row.finished():
                     row.advance(token)
-        masked = torch.full_like(scores, -torch.inf)
-        at: dict[int, tuple[Node, list[int]]] = {}  # rows that stand at the same node are masked together
-        marks: list[tuple[int, int]] = []
-        spent: list[tuple[int, int]] = []
-        for i, row in enumerate(self._rows):
-            if row.finished():
-                masked[i, self._end] = 0
-                continue
-            choices = row.choices()
-            if choices.node is not None:
-                at.setdefault(id(choices.node), (choices.node, []))[1].append(i)
-            spent += [(i, token) for token in choices.spent]
-            marks += [(i, token) for token in choices.marks]
-        for node, here in at.values():
-            if node.allowed is None or node.allowed.device != scores.device:
-                node.allowed = torch.tensor(list(node.children), device=scores.device)
-            index = torch.tensor(here, device=scores.device)[:, None]
-            masked[index, node.allowed] = scores[index, node.allowed]
-        if spent:
-            index = torch.tensor(spent, device=scores.device)
-            masked[index[:, 0], index[:, 1]] = -torch.inf
-        if marks:
-            index = torch.tensor(marks, device=scores.device)
-            masked[index[:, 0], index[:, 1]] = scores[index[:, 0], index[:, 1]]
-        return masked  # type: ignore[return-value]
+        return keep_to_choices(self._rows, self._end, scores)  # type: ignore[return-value]
+
+
+def keep_to_choices(rows: Sequence[Row], end: int, scores: torch.Tensor) -> torch.Tensor:
+    """Scores (B, V), minus infinity for what a row may not take: of a finished one all but the end."""
+    masked = torch.full_like(scores, -torch.inf)
+    at: dict[int, tuple[Node, list[int]]] = {}  # rows that stand at the same node are masked together
+    marks: list[tuple[int, int]] = []
+    spent: list[tuple[int, int]] = []
+    for i, row in enumerate(rows):
+        if row.finished():
+            masked[i, end] = 0
+            continue
+        choices = row.choices()
+        if choices.node is not None:
+            at.setdefault(id(choices.node), (choices.node, []))[1].append(i)
+        spent += [(i, token) for token in choices.spent]
+        marks += [(i, token) for token in choices.marks]
+    for node, here in at.values():
+        if node.allowed is None or node.allowed.device != scores.device:
+            node.allowed = torch.tensor(list(node.children), device=scores.device)
+        index = torch.tensor(here, device=scores.device)[:, None]
+        masked[index, node.allowed] = scores[index, node.allowed]
+    if spent:
+        index = torch.tensor(spent, device=scores.device)
+        masked[index[:, 0], index[:, 1]] = -torch.inf
+    if marks:
+        index = torch.tensor(marks, device=scores.device)
+        masked[index[:, 0], index[:, 1]] = scores[index[:, 0], index[:, 1]]
+    return masked
 
 
 @torch.no_grad()  # not inference_mode: weights that FSDP fetches there could not be trained afterwards
@@ -219,7 +225,8 @@ def sample_groups(
 ) -> torch.Tensor:
     """G sampled outputs for each of P prompts: tokens (P, G, T) on the CPU, padded on the right.
 
-    The rollouts of a group share the keys and values of their prompt, which is read once.
+    The rollouts of a group share the keys and values of their prompt, which is read once. Several processes
+    all take as many steps as the longest output of any: weights that are shared out are fetched together.
 
     Args:
         prompts: token ids of each prompt.
@@ -244,6 +251,7 @@ def sample_groups(
         temperature=temperature,
         top_k=top_k,
         past_key_values=prefix.past_key_values,
+        synced_gpus=processes.count() > 1,
     )
     model.train(was_training)
     return drawn[:, ids.shape[1] :].reshape(len(prompts), group, -1).cpu()

@@ -1,7 +1,6 @@
 """What a training leaves in its folder: log.jsonl, checkpoint.pt to go on from, the best weights in best/."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from aigq import processes
+from aigq import processes, training_log
 from aigq.models import generator
 from aigq.training import sharding
 
@@ -123,15 +122,6 @@ def log(folder: Path, entry: dict[str, Any]) -> None:
 
 
 def truncate_log(folder: Path, step: int) -> None:
-    """Keep the log's lines up to `step`; a line that an interruption cut off is written again later."""
-    path = folder / "log.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    kept = [line for line in lines if _step_of(line) <= step]
-    path.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-
-
-def _step_of(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return math.inf
+    """Keep the log's entries up to `step`; a line that an interruption cut off is written again later."""
+    kept = [json.dumps(entry) + "\n" for entry in training_log.read(folder) if entry["step"] <= step]
+    (folder / "log.jsonl").write_text("".join(kept), encoding="utf-8")

@@ -213,13 +213,11 @@ def fit_trl(
     validate: Validate,
     report: Report,
 ) -> Progress:
-    """The same training under TRL; its last weights are kept."""
-    from aigq.training.trl_trainer import IlGrpoTrainer
+    """The same training under TRL."""
+    from aigq.training.trl_trainer import IlGrpoTrainer, Records, begin
 
+    progress, checkpoint = begin(folder, grpo.steps, resume=resume)
     trainer = IlGrpoTrainer(model, vocabulary, prompts, grpo, folder, seed)
-    trainer.train(resume_from_checkpoint=resume and any(folder.glob("checkpoint-*")))
-    trained: Any = trainer.accelerator.unwrap_model(trainer.model)
-    figures = validate(trained)
-    report({"step": trainer.state.global_step, **{f"valid_{k}": v for k, v in figures.items()}})
-    checkpoints.replace_best(trained, folder)
-    return Progress(trainer.state.global_step, grpo.steps, figures["query_hr"])
+    trainer.add_callback(Records(trainer, folder, progress, validate, report))
+    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return progress

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -28,6 +28,8 @@ from aigq.training.judge import Judge, Scores
 from aigq.training.policy import log_probabilities
 from aigq.training.spans import LIST, NOTHING, Output, Spans, spans_of
 from aigq.training.thought_spans import ThoughtForm
+
+COLLAPSED: Final = "lists collapse to few categories; see grpo.collapse"
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def fit(
             progress.seconds = time.monotonic() - started
             checkpoints.save(folder, model, optimizer, progress)
         if collapsed:
-            report({"step": progress.step, "stopped": "lists collapse to few categories; see grpo.collapse"})
+            report({"step": progress.step, "stopped": COLLAPSED})
             break
     return progress
 

@@ -5,24 +5,29 @@ METHOD section 5 instead of one per list, and the upper clip depends on the toke
 through `rollout_func`, so that rollouts obey the k-user rule as everywhere else.
 """
 
+import shutil
+import time
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 import trl
+from accelerate.utils import gather_object
 from datasets import Dataset
 from packaging.specifiers import SpecifierSet
 from transformers import PreTrainedModel, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from aigq import processes
+from aigq import processes, training_log
 from aigq.config_training import GrpoConfig
-from aigq.errors import StageError
+from aigq.errors import StageError, UsageError
 from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.training import advantages as credit
-from aigq.training.il_grpo import Rollouts, Task, read_list, token_advantages
+from aigq.training import checkpoints, sharding
+from aigq.training.checkpoints import Progress, Report, Validate
+from aigq.training.il_grpo import COLLAPSED, Rollouts, Task, health, read_list, token_advantages
 from aigq.training.judge import Scores
 
 SUPPORTED_TRL: Final = SpecifierSet(">=1.16,<1.17")
@@ -58,6 +63,8 @@ class IlGrpoTrainer(GRPOTrainer):
             raise StageError("TRL trains Direct alone; set grpo.trainer to loop for Think")
         self.vocabulary, self.task, self.il = vocabulary, task, config
         self.scores: Scores | None = None
+        self.health: dict[str, Any] = {}  # of the step's rollouts in all processes, and their tokens
+        self.written = 0
         super().__init__(
             model=model,
             reward_funcs=[list_reward],
@@ -84,8 +91,10 @@ class IlGrpoTrainer(GRPOTrainer):
         query = self.accelerator.gather(local.query[:, 0].to(device))  # (B of all processes, K, 3)
         lists = self.accelerator.gather(local.lists[:, 0].to(device))
         self.scores = Scores(query.view(-1, group, *query.shape[1:]), lists.view(-1, group))
-        for name, kind in zip(("ctr", "rouge", "length"), local.query.unbind(dim=3), strict=True):
-            self._log_metric(name, float(kind.mean()))
+        written = gather_object(queries)  # of all processes, in the same order
+        groups = [written[start : start + group] for start in range(0, len(written), group)]
+        nothing = torch.empty(0)
+        self.health = health(Rollouts([], nothing, nothing, groups), self.scores, self.task.category_of)
         for example, reward in zip(inputs, local.lists[:, 0].tolist(), strict=True):
             example["list_reward"] = reward
         rewards: torch.Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
@@ -105,7 +114,9 @@ class IlGrpoTrainer(GRPOTrainer):
         mine = slice(first, first + slot.shape[0])  # groups of this process: rows are in group order
         scores = Scores(self.scores.query[mine], self.scores.lists[mine])
         rollouts = Rollouts([], output["completion_ids"].view_as(slot), slot, [])
-        advantages, _ = token_advantages(scores, rollouts, self.il, self.task.judge.best())
+        advantages, kept = token_advantages(scores, rollouts, self.il, self.task.judge.best())
+        self.health["kept_prompts"] = int(sharding.total(kept, self.accelerator.device))
+        self.written = int(output["num_items_in_batch"])
         output["advantages"] = advantages.view(local, width).float()
         return output
 
@@ -137,6 +148,84 @@ class EntropyDecay(TrainerCallback):
         self._trainer.entropy_coef = self._trainer.il.entropy_bonus * (1 - done)
 
 
+class Records(TrainerCallback):
+    """What our own loop leaves, under TRL: log.jsonl, the best weights by validation, a stop on collapse.
+
+    Validation is the work of all processes: weights that are shared out are fetched by all.
+    """
+
+    def __init__(
+        self, trainer: IlGrpoTrainer, folder: Path, progress: Progress, validate: Validate, report: Report
+    ) -> None:
+        self.progress = progress
+        self._trainer, self._folder, self._validate, self._report = trainer, folder, validate, report
+        self._begun = time.monotonic() - progress.seconds
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The start itself may turn out to be the best."""
+        if self.progress.step == 0:
+            self._judge()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One step is done: TRL has logged its loss."""
+        logs: dict[str, Any] = kwargs["logs"]
+        if "grad_norm" not in logs:  # the summary at the end
+            return
+        progress, il = self.progress, self._trainer.il
+        progress.step = state.global_step
+        progress.tokens += self._trainer.written
+        progress.seconds = time.monotonic() - self._begun
+        entry = {
+            "step": progress.step,
+            "of": progress.total,
+            "loss": logs["loss"],
+            "entropy": logs["entropy"],
+            "gradient_norm": logs["grad_norm"],
+            **self._trainer.health,
+            "tokens": progress.tokens,
+            "seconds": round(progress.seconds, 2),
+        }
+        self._report(entry)
+        checkpoints.log(self._folder, entry)
+        progress.start_categories = progress.start_categories or entry["categories"]
+        collapsed = entry["categories"] < il.collapse * progress.start_categories
+        if progress.step % il.eval_every == 0 or progress.step == progress.total or collapsed:
+            self._judge()
+        if collapsed:
+            self._report({"step": progress.step, "stopped": COLLAPSED})
+            control.should_save = control.should_training_stop = True
+
+    def _judge(self) -> None:
+        policy = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        checkpoints.validate_and_keep(policy, self._folder, self.progress, self._validate, self._report)
+
+
+def begin(folder: Path, steps: int, *, resume: bool) -> tuple[Progress, Path | None]:
+    """Where an earlier training stopped and its checkpoint, the log cut to that; else a folder made clean."""
+    states = folder.glob("checkpoint-*/trainer_state.json")  # written last: the others are not whole
+    found = {int(state.parent.name.partition("-")[2]): state.parent for state in states} if resume else {}
+    step = max(found, default=0)
+    with sharding.first_alone() as first:
+        if first and found:
+            checkpoints.truncate_log(folder, step)
+        elif first:  # a later resume must not continue another training
+            (folder / "log.jsonl").unlink(missing_ok=True)
+            for earlier in folder.glob("checkpoint-*"):
+                shutil.rmtree(earlier)
+    entries = training_log.read(folder)
+    steps_done = [entry for entry in entries if "reward" in entry]
+    last: dict[str, Any] = steps_done[-1] if steps_done else {"seconds": 0.0, "tokens": 0}
+    progress = Progress(
+        step,
+        steps,
+        best=max((entry["valid_query_hr"] for entry in entries if "valid_query_hr" in entry), default=-1.0),
+        seconds=last["seconds"],
+        tokens=last["tokens"],
+        start_categories=steps_done[0]["categories"] if steps_done else 0.0,
+    )
+    return progress, found.get(step)
+
+
 def check_trl() -> None:
     """Raise StageError unless the installed TRL is one that the overridden methods were checked against."""
     if trl.__version__ not in SUPPORTED_TRL:
@@ -147,15 +236,24 @@ def check_trl() -> None:
 
 
 def arguments(config: GrpoConfig, folder: Path, seed: int, **options: Any) -> GRPOConfig:
-    """TRL's settings for ours: no KL, token-mean loss over the batch, one fresh generation per step."""
+    """TRL's settings for ours: no KL, token-mean loss over the batch, one fresh generation per step.
+
+    Raises:
+        UsageError: the prompts of a step cannot be shared out equally.
+    """
     at_once = config.prompts_at_once * processes.count()
+    if config.prompts % at_once:
+        raise UsageError(
+            f"grpo.prompts is {config.prompts} and must be a multiple of {at_once}, the prompts that all "
+            "processes take at once; see grpo.prompts_at_once"
+        )
     settings: dict[str, Any] = {
         "output_dir": str(folder),
         "seed": seed,
         "max_steps": config.steps,
         "num_generations": config.group,
         "per_device_train_batch_size": config.prompts_at_once * config.group,
-        "gradient_accumulation_steps": max(1, config.prompts // at_once),
+        "gradient_accumulation_steps": config.prompts // at_once,
         "learning_rate": config.learning_rate,
         "lr_scheduler_type": "constant",
         "adam_beta2": 0.98,
@@ -167,8 +265,10 @@ def arguments(config: GrpoConfig, folder: Path, seed: int, **options: Any) -> GR
         "importance_sampling_level": config.ratio,
         "entropy_coef": config.entropy_bonus,
         "save_steps": config.eval_every,
+        "save_total_limit": 1,
         "report_to": [],
         "logging_steps": 1,
+        "use_cpu": not torch.cuda.is_available(),
         "bf16": torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
     }
     return GRPOConfig(**{**settings, **options})
