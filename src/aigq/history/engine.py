@@ -1,13 +1,44 @@
-"""The few places where the engine shows: keeping a result, and reading one in order."""
+"""The few places where the engine shows: keeping a result, reading it in order, dividing a large one."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Final
 
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
+from pydantic import ByteSize, TypeAdapter
 
 BATCH_ROWS: Final = 262_144
+ROW_BYTES: Final = 300
+"""Memory for each event of a part; measured with benchmarks/prepare.py, whose windows then spill little."""
+_SAMPLE: Final = 100_000
+
+
+def divide(table: ir.Table, key: str, rows: int, folder: Path) -> list[ir.Table]:
+    """A table in parts that fit in memory, in order of `key`; no value of it is in two parts.
+
+    Time is then linear in the rows: sorts and windows of a table larger than memory go to disk and back.
+
+    Args:
+        table: what to divide; it comes back as it is where it fits, and where the engine has no limit.
+        key: a column of texts.
+        rows: how many the table has.
+        folder: a new one, for the parts; it must live as long as they are read.
+    """
+    backend: Any = table.get_backend()
+    if backend.name != "duckdb":
+        return [table]
+    limit = backend.con.execute("SELECT current_setting('memory_limit')").fetchall()[0][0]
+    parts = -(-rows * ROW_BYTES // TypeAdapter(ByteSize).validate_python(limit))
+    if parts < 2:
+        return [table]
+    drawn = sorted(row[key] for row in read(table.select(key).sample(min(1.0, _SAMPLE / rows))))
+    bounds = sorted({drawn[len(drawn) * n // parts] for n in range(1, parts)})
+    place = sum(((table[key] >= bound).cast("int32") for bound in bounds), ibis.literal(0, "int32"))
+    backend.to_parquet(table.mutate(part=place), folder, partition_by="part", compression="snappy")
+    found = sorted(folder.iterdir(), key=lambda part: int(part.name.removeprefix("part=")))
+    return [backend.read_parquet(f"{part}/*.parquet").select(*table.columns) for part in found]
 
 
 def keep(table: ir.Table) -> ir.Table:
@@ -16,6 +47,14 @@ def keep(table: ir.Table) -> ir.Table:
     if backend.name != "duckdb":
         return table.cache()
     return backend.create_table(ibis.util.gen_name("kept"), table, temp=True)
+
+
+def drop(table: ir.Table) -> None:
+    """Free a kept table that is not read any more."""
+    backend: Any = table.get_backend()
+    if backend.name == "duckdb":
+        # ibis 12 drops tables with a statement that DuckDB 2 refuses
+        backend.con.execute(f"DROP TABLE {table.get_name()}")
 
 
 def batches(table: ir.Table) -> Iterator[pa.RecordBatch]:
