@@ -18,7 +18,7 @@ def con():
 def test_query_days_count_first_time_users_once(con):
     rows = [event("u", 0, "search", "a"), event("u", 1, "search", "a"), event("u", 1440, "search", "a"),
             event("v", 1440, "search", "a")]  # fmt: skip
-    days = read(queries.query_days([history(con, rows)[0]]).order_by("day"))
+    days = read(queries.query_days(queries.searches(history(con, rows)[0])).order_by("day"))
     assert [(d["issues"], d["new_users"]) for d in days] == [(2, 1), (2, 1)]
 
 

@@ -1,6 +1,6 @@
 """What shoppers asked: every query with its leaf category, and its counts per day.
 
-Events come in parts that share no user, so that counts of users add up.
+Events may come in parts that share no user, so that counts of users add up.
 """
 
 from collections.abc import Sequence
@@ -41,15 +41,19 @@ def led_to(events: ir.Table) -> ir.Table:
     return led.filter(led.query.notnull())
 
 
-def count_led(parts: Sequence[ir.Table]) -> Led:
-    """`led_to` of all parts of the events, counted."""
-    pairs, askers = [], []
-    for events in parts:
-        led = keep(led_to(events))
-        pairs.append(keep(led.group_by("query", "item_id").agg(n=led.count())))
-        askers.append(keep(led.group_by("query").agg(users=led.user_id.nunique())))
-        drop(led)
-    return Led(total(pairs, "query", "item_id"), total(askers, "query"))
+def count_led(events: ir.Table) -> Led:
+    """`led_to`, counted."""
+    led = keep(led_to(events))
+    pairs = keep(led.group_by("query", "item_id").agg(n=led.count()))
+    askers = keep(led.group_by("query").agg(users=led.user_id.nunique()))
+    drop(led)
+    return Led(pairs, askers)
+
+
+def total_led(parts: Sequence[Led]) -> Led:
+    """`count_led` of all parts of the events; those of the parts are gone then."""
+    pairs = total([led.pairs for led in parts], "query", "item_id")
+    return Led(pairs, total([led.askers for led in parts], "query"))
 
 
 def total(counts: Sequence[ir.Table], *keys: str) -> ir.Table:
@@ -106,12 +110,8 @@ def query_table(days: ir.Table, categories: ir.Table, provenance: str) -> ir.Tab
     return joined.select("query", "category", "issues", "users", provenance=ibis.literal(provenance))
 
 
-def query_days(parts: Sequence[ir.Table]) -> ir.Table:
-    """Table QUERY_DAYS from all parts of the events: issues and first-time users of every query and day."""
-    return total([keep(_query_days(searches(events))) for events in parts], "query", "day")
-
-
-def _query_days(issued: ir.Table) -> ir.Table:
+def query_days(issued: ir.Table) -> ir.Table:
+    """Table QUERY_DAYS from all searches: issues and first-time users of every query and day."""
     issues = issued.group_by("query", "day").agg(issues=lambda t: t.count())
     first = issued.group_by("query", "user_id").agg(day=lambda t: t.day.min())
     new = first.group_by("query", "day").agg(new_users=lambda t: t.count())

@@ -1,5 +1,6 @@
 """The imported events, cleaned: each once, queries in one spelling, none private, with their sessions."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,25 +31,25 @@ def actions_of(events: ir.Table) -> dict[str, Any]:
     return {"read": sum(row["n"] for row in found), "actions": {row["action"]: row["n"] for row in found}}
 
 
-def clean(raw: ir.Table, config: Config, counts: dict[str, Any], folder: Path) -> list[Part]:
+def clean(raw: ir.Table, config: Config, counts: dict[str, Any], folder: Path) -> Iterator[Part]:
     """The events in parts that fit in memory, in order of their users, none of whom is in two parts.
+
+    A part is made when it is asked for: what is counted of it at once is still in memory.
 
     Args:
         raw: imported events.
         config: says what a session and a cut is.
-        counts: see `actions_of`; what was found in the events is added.
+        counts: see `actions_of`; what is found in the events is added.
         folder: not there yet; it must live as long as the parts.
     """
     spellings = keep(raw.filter(raw.query.notnull()).select(raw="query").distinct())
     forms = keep(query_forms(spellings))
-    divided = divide(raw, "user_id", counts["read"], folder)
-    made = [_clean(part, forms, config) for part in divided]
-    found = [_seen(part.events) for part in made]
-    sums = {name: sum(part[name] for part in found) for name in found[0]}
     shopped = sum(n for action, n in counts["actions"].items() if action in STRENGTH)
-    counts |= {"duplicates": shopped - sums["distinct"], "private_queries": sums["private"]}
-    counts |= {"searches_without_query": sums["no_query"]}
-    return made
+    counts |= {"duplicates": shopped, "private_queries": 0, "searches_without_query": 0}
+    for rows in divide(raw, "user_id", counts["read"], folder):
+        part = _clean(rows, forms, config)
+        _add_counts(counts, part.events)
+        yield part
 
 
 def _clean(raw: ir.Table, forms: ir.Table, config: Config) -> Part:
@@ -67,13 +68,14 @@ def _clean(raw: ir.Table, forms: ir.Table, config: Config) -> Part:
     return Part(segmented, hints)
 
 
-def _seen(events: ir.Table) -> dict[str, int]:
+def _add_counts(counts: dict[str, Any], events: ir.Table) -> None:
     found = events.agg(
-        distinct=events.count(),
-        private=events.private.sum(),
-        no_query=((events.action == "search") & events.query.isnull() & ~events.private).sum(),
+        duplicates=-events.count(),
+        private_queries=events.private.sum(),
+        searches_without_query=((events.action == "search") & events.query.isnull() & ~events.private).sum(),
     )
-    return {name: int(value or 0) for name, value in read(found)[0].items()}
+    for name, value in read(found)[0].items():
+        counts[name] += int(value or 0)
 
 
 def _with_forms(events: ir.Table, forms: ir.Table) -> ir.Table:

@@ -75,11 +75,11 @@ def read_item_log(config: Config) -> ItemLog:
     """
     with tempfile.TemporaryDirectory() as folder, database(config, Path(folder) / "spill") as con:
         log = open_log(con, config.data.tables)
-        parts = clean(log.events, config, actions_of(log.events), Path(folder) / "parts")
+        parts = list(clean(log.events, config, actions_of(log.events), Path(folder) / "parts"))
         k, split = config.samples.k_users, config.split
         training = [p.events.filter(p.events.day < epoch_day(split.validation_from)) for p in parts]
         testing = [p.events.filter(p.events.day >= epoch_day(split.test_from)) for p in parts]
-        led = queries.count_led(training)
+        led = queries.total_led([queries.count_led(events) for events in training])
         items = with_leaf(log.items, queries.leaf_categories(log.items))
         known = _items(log.items)
         clicked = {row["item_id"] for row in read(led.pairs.select("item_id").distinct())}
@@ -89,7 +89,7 @@ def read_item_log(config: Config) -> ItemLog:
             later=_users(testing),
             servable=frozenset(row["query"] for row in read(surrogates.common_queries(led, k))),
             templates=_texts(surrogates.template(items, led, k)),
-            described=_texts(surrogates.template(items, queries.count_led([training[0].limit(0)]), k)),
+            described=_texts(surrogates.template(items, queries.count_led(training[0].limit(0)), k)),
         )
 
 

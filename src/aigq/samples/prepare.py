@@ -111,15 +111,18 @@ def _item_text(config: Config, run: Path) -> pa.Table | None:
 def _write_tables(config: Config, con: Any, out: Path, written: pa.Table | None) -> dict[str, Any]:
     log = open_log(con, config.data.tables)
     counts = actions_of(log.events)
-    parts = clean(log.events, config, counts, out.parent / "parts")
     validation = epoch_day(config.split.validation_from)
-    led = queries.count_led([part.events.filter(part.events.day < validation) for part in parts])
+    parts, leds, per_day = [], [], []
+    for part in clean(log.events, config, counts, out.parent / "parts"):
+        parts.append(part)
+        leds.append(queries.count_led(part.events.filter(part.events.day < validation)))
+        per_day.append(keep(queries.query_days(queries.searches(part.events))))
+    led, days = queries.total_led(leds), queries.total(per_day, "query", "day")
     leaves = queries.leaf_categories(log.items)
     categories = keep(queries.query_categories(led.pairs, leaves))
     texts = keep(surrogates.template(with_leaf(log.items, leaves), led, config.samples.k_users))
     if written is not None:
         texts = keep(surrogates.generated(put(con, written), texts))
-    days = queries.query_days([part.events for part in parts])
     asked = keep(queries.query_table(days.filter(days.day < validation), categories, log.provenance))
     _warn_of_nothing_to_show(asked, config.samples.k_users)
 
