@@ -1,7 +1,7 @@
 """The few places where the engine shows: keeping a result, reading it in order, dividing a large one."""
 
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import pairwise
 from typing import Any, Final
 
 import ibis
@@ -15,16 +15,16 @@ ROW_BYTES: Final = 250
 _SAMPLE: Final = 100_000
 
 
-def divide(table: ir.Table, key: str, rows: int, folder: Path) -> list[ir.Table]:
+def divide(table: ir.Table, key: str, rows: int) -> list[ir.Table]:
     """A table in parts that fit in memory, in order of `key`; no value of it is in two parts.
 
-    Time is then linear in the rows: sorts and windows of a table larger than memory go to disk and back.
+    Sorts and windows of a table larger than memory go to disk and back, those of its parts do not. Every part
+    reads the whole table again: for a few dozen parts that costs less than writing each to a file.
 
     Args:
         table: what to divide; it comes back as it is where it fits, and where the engine has no limit.
-        key: a column of texts.
+        key: a column of texts, never null.
         rows: how many the table has.
-        folder: a new one, for the parts; it must live as long as they are read.
     """
     backend: Any = table.get_backend()
     if backend.name != "duckdb":
@@ -35,10 +35,8 @@ def divide(table: ir.Table, key: str, rows: int, folder: Path) -> list[ir.Table]
         return [table]
     drawn = sorted(row[key] for row in read(table.select(key).sample(min(1.0, _SAMPLE / rows))))
     bounds = sorted({drawn[len(drawn) * n // parts] for n in range(1, parts)})
-    place = sum(((table[key] >= bound).cast("int32") for bound in bounds), ibis.literal(0, "int32"))
-    backend.to_parquet(table.mutate(part=place), folder, partition_by="part", compression="snappy")
-    found = sorted(folder.iterdir(), key=lambda part: int(part.name.removeprefix("part=")))
-    return [backend.read_parquet(f"{part}/*.parquet").select(*table.columns) for part in found]
+    between = [table.filter(table[key] >= low, table[key] < high) for low, high in pairwise(bounds)]
+    return [table.filter(table[key] < bounds[0]), *between, table.filter(table[key] >= bounds[-1])]
 
 
 def keep(table: ir.Table) -> ir.Table:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ibis
@@ -31,7 +30,7 @@ def actions_of(events: ir.Table) -> dict[str, Any]:
     return {"read": sum(row["n"] for row in found), "actions": {row["action"]: row["n"] for row in found}}
 
 
-def clean(raw: ir.Table, config: Config, counts: dict[str, Any], folder: Path) -> Iterator[Part]:
+def clean(raw: ir.Table, config: Config, counts: dict[str, Any]) -> Iterator[Part]:
     """The events in parts that fit in memory, in order of their users, none of whom is in two parts.
 
     A part is made when it is asked for: what is counted of it at once is still in memory.
@@ -40,13 +39,12 @@ def clean(raw: ir.Table, config: Config, counts: dict[str, Any], folder: Path) -
         raw: imported events.
         config: says what a session and a cut is.
         counts: see `actions_of`; what is found in the events is added.
-        folder: not there yet; it must live as long as the parts.
     """
     spellings = keep(raw.filter(raw.query.notnull()).select(raw="query").distinct())
     forms = keep(query_forms(spellings))
     shopped = sum(n for action, n in counts["actions"].items() if action in STRENGTH)
     counts |= {"duplicates": shopped, "private_queries": 0, "searches_without_query": 0}
-    for rows in divide(raw, "user_id", counts["read"], folder):
+    for rows in divide(raw, "user_id", counts["read"]):
         part = _clean(rows, forms, config)
         _add_counts(counts, part.events)
         yield part

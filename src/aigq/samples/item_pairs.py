@@ -73,9 +73,9 @@ def read_item_log(config: Config) -> ItemLog:
     Raises:
         SourceError: `data.tables` has no events.
     """
-    with tempfile.TemporaryDirectory() as folder, database(config, Path(folder) / "spill") as con:
+    with tempfile.TemporaryDirectory() as spill, database(config, Path(spill)) as con:
         log = open_log(con, config.data.tables)
-        parts = list(clean(log.events, config, actions_of(log.events), Path(folder) / "parts"))
+        parts = list(clean(log.events, config, actions_of(log.events)))
         k, split = config.samples.k_users, config.split
         training = [p.events.filter(p.events.day < epoch_day(split.validation_from)) for p in parts]
         testing = [p.events.filter(p.events.day >= epoch_day(split.test_from)) for p in parts]

@@ -113,7 +113,7 @@ def _write_tables(config: Config, con: Any, out: Path, written: pa.Table | None)
     counts = actions_of(log.events)
     validation = epoch_day(config.split.validation_from)
     parts, leds, per_day = [], [], []
-    for part in clean(log.events, config, counts, out.parent / "parts"):
+    for part in clean(log.events, config, counts):
         parts.append(part)
         leds.append(queries.count_led(part.events.filter(part.events.day < validation)))
         per_day.append(keep(queries.query_days(queries.searches(part.events))))
