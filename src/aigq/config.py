@@ -43,7 +43,7 @@ class HistoryConfig(Section):
         description="an item's text in histories: template: the query that most often led to it, or its "
         "title; generated: written by the model of `aigq train item-text`",
     )
-    memory_limit: str = Field("3GB", description="DuckDB's memory; what does not fit spills to disk")
+    memory_limit: str = Field("3GB", description="DuckDB's memory; a longer log is divided by users")
 
 
 class SplitConfig(Section):

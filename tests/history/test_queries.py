@@ -31,7 +31,7 @@ def test_an_item_event_is_led_to_by_its_own_query_or_the_sessions_last(con):
 
 
 def test_ties_go_to_the_smallest(con):
-    pairs = put(con, pa.table({"query": ["q"] * 4 + ["r"], "leaf": ["b", "a", "a", "b", "c"]}))
+    pairs = put(con, pa.table({"query": ["q"] * 3 + ["r"], "leaf": ["b", "a", "b", "c"], "n": [1, 2, 1, 1]}))
     best = read(queries.most_frequent(pairs, "query", "leaf").order_by("query"))
     assert best == [{"query": "q", "leaf": "a"}, {"query": "r", "leaf": "c"}]
 
@@ -46,8 +46,8 @@ def items(con, *rows):
 def test_the_item_is_the_leaf_where_categories_tell_nothing_apart(con):
     same = items(con, ("i1", None, ["games", "xbox"]), ("i2", None, ["games", "xbox"]))
     assert queries.leaf_categories(same) is None
-    led = put(con, pa.table({"user_id": ["u"], "query": ["q"], "item_id": ["i1"]}))
-    assert read(queries.query_categories(led, None)) == [{"query": "q", "category": "i1"}]
+    pairs = put(con, pa.table({"query": ["q"], "item_id": ["i1"], "n": [1]}))
+    assert read(queries.query_categories(pairs, None)) == [{"query": "q", "category": "i1"}]
     assert queries.leaf_categories(items(con)) is None
     two = items(con, ("i1", None, ["a", "b"]), ("i2", None, ["c"]), ("i3", None, []), ("i4", None, None))
     leaves = queries.leaf_categories(two)
@@ -63,9 +63,10 @@ def test_item_text_is_a_common_query_then_the_title_then_the_leaf(con):
         "title": ["Red Shoe (Size 9)", "Tent", None, None, "a@b.example"],
         "brand": ["ACME", None, None, None, None], "leaf": ["shoes", "camp", "Lamps", None, None],
     }))  # fmt: skip
-    led = pa.table({"user_id": ["u", "v", "u"], "query": ["2 man tent", "2 man tent", "my own words"],
-                    "item_id": ["i2", "i2", "i1"]})  # fmt: skip
-    texts = read(surrogates.template(described, put(con, led), 2).order_by("item_id"))
+    pairs = {"query": ["2 man tent", "my own words"], "item_id": ["i2", "i1"], "n": [2, 1]}
+    askers = {"query": ["2 man tent", "my own words"], "users": [2, 1]}
+    led = queries.Led(put(con, pa.table(pairs)), put(con, pa.table(askers)))
+    texts = read(surrogates.template(described, led, 2).order_by("item_id"))
     assert {t["item_id"]: t["text"] for t in texts} == {
         "i1": "acme red shoe",
         "i2": "2 man tent",

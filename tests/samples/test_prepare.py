@@ -135,7 +135,7 @@ def test_a_cut_off_run_leaves_nothing_half_done(tmp_path, monkeypatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aigq.samples.prepare._numbered", interrupted)
+    monkeypatch.setattr("aigq.samples.prepare._in_order", interrupted)
     with pytest.raises(KeyboardInterrupt):
         prepare(config(tables), run)
     assert list(run.iterdir()) == []

@@ -7,26 +7,26 @@ import ibis.expr.types as ir
 
 from aigq.history.engine import keep
 from aigq.history.normalise import query_forms
-from aigq.history.queries import most_frequent
+from aigq.history.queries import Led, most_frequent
 
 
 class SurrogateWriter(Protocol):
     """Writes the text of every item, from the items and from the queries that led to them in training."""
 
-    def __call__(self, items: ir.Table, led: ir.Table, k_users: int) -> ir.Table:
+    def __call__(self, items: ir.Table, led: Led, k_users: int) -> ir.Table:
         """Returns item_id, text; items without a text are left out."""
         ...
 
 
-def template(items: ir.Table, led: ir.Table, k_users: int) -> ir.Table:
+def template(items: ir.Table, led: Led, k_users: int) -> ir.Table:
     """The query that most often led to the item, else its title with brand, else its leaf category.
 
     Args:
         items: item_id, title, brand, leaf.
-        led: user_id, query, item_id of training events.
+        led: of training events.
         k_users: a query becomes an item's text only if so many distinct users issued it.
     """
-    asked = most_frequent(led.semi_join(common_queries(led, k_users), "query"), "item_id", "query")
+    asked = most_frequent(led.pairs.semi_join(common_queries(led, k_users), "query"), "item_id", "query")
     described = _described(items)
     joined = asked.outer_join(described, "item_id")
     text = ibis.coalesce(joined.query, joined.description)
@@ -47,10 +47,9 @@ def generated(written: ir.Table, otherwise: ir.Table) -> ir.Table:
     return joined.select(item_id=item_id, text=ibis.coalesce(joined.text, joined.text_right))
 
 
-def common_queries(led: ir.Table, k_users: int) -> ir.Table:
+def common_queries(led: Led, k_users: int) -> ir.Table:
     """The queries that so many distinct users issued before an item event."""
-    users = led.group_by("query").agg(users=lambda t: t.user_id.nunique())
-    return users.filter(users.users >= k_users).select("query")
+    return led.askers.filter(led.askers.users >= k_users).select("query")
 
 
 def _described(items: ir.Table) -> ir.Table:

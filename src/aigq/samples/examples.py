@@ -42,8 +42,14 @@ def _slots(hints: ir.Table) -> tuple[ir.Table, ir.Table]:
     return cuts, texts.group_by("user_id", "request_id", "query").agg(place=lambda t: t.position.min())
 
 
-def exposure_rows(hints: ir.Table, behaviours: ir.Table) -> ir.Table:
-    """Every exposure that showed a query, before split and filters: EXPOSURES without sample_id and split."""
+def exposure_rows(hints: ir.Table, behaviours: ir.Table, first_row: int = 0) -> ir.Table:
+    """Every exposure that showed a query, before split and filters: EXPOSURES without sample_id and split.
+
+    Args:
+        hints: see `exposures`.
+        behaviours: of the same users.
+        first_row: how many rows of other users come before these behaviours.
+    """
     cuts, slots = _slots(hints)
     clicks = _clicks(hints).select("user_id", "request_id", "query", clicked=ibis.literal(True)).distinct()
     marked = slots.left_join(clicks, ["user_id", "request_id", "query"])
@@ -56,7 +62,7 @@ def exposure_rows(hints: ir.Table, behaviours: ir.Table) -> ir.Table:
         shown=joined.rows.map(lambda row: row["query"]),
         clicked=joined.rows.map(lambda row: row["clicked"]),
     )  # fmt: skip
-    return _with_history(joined, behaviours)
+    return _with_history(joined, behaviours, first_row)
 
 
 def _clicks(hints: ir.Table) -> ir.Table:
@@ -152,8 +158,24 @@ def rows_before(behaviours: ir.Table, cuts: ir.Table) -> ir.Table:
     return both.select("user_id", cut=both.segment, n_before=whole(total - both.n))
 
 
-def samples(events: ir.Table, hints: ir.Table, behaviours: ir.Table, unit: str, judged_from: int) -> ir.Table:
-    """All samples of the unit, before split and filters: SAMPLES without sample_id and split."""
+def samples(
+    events: ir.Table,
+    hints: ir.Table,
+    behaviours: ir.Table,
+    unit: str,
+    judged_from: int,
+    first_row: int = 0,
+) -> ir.Table:
+    """All samples of the unit, before split and filters: SAMPLES without sample_id and split.
+
+    Args:
+        events: of some users, or all.
+        hints: of the same users, see `exposures`.
+        behaviours: of the same users.
+        unit: see `targets`.
+        judged_from: see `targets`.
+        first_row: how many rows of other users come before these behaviours.
+    """
     lists = gather(add_novelty(targets(events, hints, unit, judged_from), behaviours))
     if unit == "exposure":
         joined = lists
@@ -162,17 +184,17 @@ def samples(events: ir.Table, hints: ir.Table, behaviours: ir.Table, unit: str, 
         joined = joined.left_join(seen, same).drop("seen_user", "seen_request")
     else:
         joined = lists.mutate(shown=ibis.null("array<string>"))
-    return _with_history(joined, behaviours)
+    return _with_history(joined, behaviours, first_row)
 
 
-def _with_history(moments: ir.Table, behaviours: ir.Table) -> ir.Table:
+def _with_history(moments: ir.Table, behaviours: ir.Table, first_row: int) -> ir.Table:
     """Adds day, first_row and n_before to moments with user_id and cut."""
     before = rows_before(behaviours, moments.select("user_id", "cut").distinct())
     joined = moments.left_join(before, ["user_id", "cut"]).drop("user_id_right", "cut_right")
     joined = joined.left_join(first_rows(behaviours), "user_id").drop("user_id_right")
     return joined.mutate(
         day=day_of(joined.cut),
-        first_row=joined.first_row.fill_null(0),
+        first_row=(joined.first_row + ibis.literal(first_row, "int64")).fill_null(0),
         n_before=joined.n_before.fill_null(0),
     )
 

@@ -17,9 +17,10 @@ import numpy as np
 
 from aigq.config import Config
 from aigq.history import queries, surrogates
-from aigq.history.engine import keep, read
+from aigq.history.engine import read
 from aigq.history.item_prompt import Item, item_prompt
-from aigq.samples.prepare import actions_of, clean, database, open_log, with_leaf
+from aigq.samples.clean import actions_of, clean
+from aigq.samples.prepare import database, open_log, with_leaf
 from aigq.samples.split import epoch_day
 
 Part = Literal["train", "valid", "test"]
@@ -74,20 +75,21 @@ def read_item_log(config: Config) -> ItemLog:
     """
     with tempfile.TemporaryDirectory() as spill, database(config, Path(spill)) as con:
         log = open_log(con, config.data.tables)
-        events, _ = clean(log.events, config, actions_of(log.events))
+        parts = list(clean(log.events, config, actions_of(log.events)))
         k, split = config.samples.k_users, config.split
-        led = keep(queries.led_to(events.filter(events.day < epoch_day(split.validation_from))))
-        later = keep(queries.led_to(events.filter(events.day >= epoch_day(split.test_from))))
+        training = [p.events.filter(p.events.day < epoch_day(split.validation_from)) for p in parts]
+        testing = [p.events.filter(p.events.day >= epoch_day(split.test_from)) for p in parts]
+        led = queries.total_led([queries.count_led(events) for events in training])
         items = with_leaf(log.items, queries.leaf_categories(log.items))
         known = _items(log.items)
-        clicked = {row["item_id"] for row in read(led.select("item_id").distinct())}
+        clicked = {row["item_id"] for row in read(led.pairs.select("item_id").distinct())}
         return ItemLog(
             items=[known.get(i) or Item(i) for i in sorted(known.keys() | clicked)],
-            led=_users(led),
-            later=_users(later),
+            led=_users(training),
+            later=_users(testing),
             servable=frozenset(row["query"] for row in read(surrogates.common_queries(led, k))),
             templates=_texts(surrogates.template(items, led, k)),
-            described=_texts(surrogates.template(items, led.limit(0), k)),
+            described=_texts(surrogates.template(items, queries.count_led(training[0].limit(0)), k)),
         )
 
 
@@ -131,13 +133,14 @@ def _item(row: dict[str, Any]) -> Item:
     )
 
 
-def _users(led: ir.Table) -> dict[str, dict[str, int]]:
-    """item_id -> query -> distinct users."""
-    counts = led.group_by("item_id", "query").agg(users=lambda t: t.user_id.nunique())
-    found: dict[str, dict[str, int]] = defaultdict(dict)
-    for row in read(counts.order_by("item_id", "query")):
-        found[row["item_id"]][row["query"]] = row["users"]
-    return dict(found)
+def _users(parts: Sequence[ir.Table]) -> dict[str, dict[str, int]]:
+    """item_id -> query -> distinct users, by name."""
+    found: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    for events in parts:
+        counts = queries.led_to(events).group_by("item_id", "query").agg(users=lambda t: t.user_id.nunique())
+        for row in read(counts):
+            found[row["item_id"]][row["query"]] += row["users"]
+    return {item: dict(sorted(asked.items())) for item, asked in sorted(found.items())}
 
 
 def _texts(texts: ir.Table) -> dict[str, str]:

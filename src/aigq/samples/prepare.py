@@ -4,8 +4,8 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,14 +22,12 @@ from aigq.erased import Erased
 from aigq.errors import EmptyLogError, SourceError, StageError
 from aigq.history import behaviours as histories
 from aigq.history import queries, surrogates
-from aigq.history.behaviours import STRENGTH
-from aigq.history.engine import batches, keep, put, read
-from aigq.history.normalise import query_forms
-from aigq.history.sessions import add_segments, add_sessions, day_of
+from aigq.history.engine import batches, drop, keep, put, read
 from aigq.progress import note
 from aigq.samples import examples
+from aigq.samples.clean import Part, actions_of, clean
 from aigq.samples.split import EPOCH, add_drop_reason, add_split, epoch_day
-from aigq.tables import EVENT_KEY, EXPOSURES, IMPORTED_TABLES, PREPARED_TABLES
+from aigq.tables import EXPOSURES, IMPORTED_TABLES, PREPARED_TABLES
 
 VERSION: Final = 2
 """Raise it when the same input gives other tables, so that old ones are made anew."""
@@ -112,82 +111,61 @@ def _item_text(config: Config, run: Path) -> pa.Table | None:
 def _write_tables(config: Config, con: Any, out: Path, written: pa.Table | None) -> dict[str, Any]:
     log = open_log(con, config.data.tables)
     counts = actions_of(log.events)
-    events, hints = clean(log.events, config, counts)
-    training = events.filter(events.day < epoch_day(config.split.validation_from))
-    led = keep(queries.led_to(training))
+    validation = epoch_day(config.split.validation_from)
+    parts, leds, per_day = [], [], []
+    for part in clean(log.events, config, counts):
+        parts.append(part)
+        leds.append(queries.count_led(part.events.filter(part.events.day < validation)))
+        per_day.append(keep(queries.query_days(queries.searches(part.events))))
+    led, days = queries.total_led(leds), queries.total(per_day, "query", "day")
     leaves = queries.leaf_categories(log.items)
-    categories = keep(queries.query_categories(led, leaves))
+    categories = keep(queries.query_categories(led.pairs, leaves))
     texts = keep(surrogates.template(with_leaf(log.items, leaves), led, config.samples.k_users))
     if written is not None:
         texts = keep(surrogates.generated(put(con, written), texts))
-    rows = histories.collapse(histories.add_texts(events, texts))
-    rows = keep(histories.add_categories(rows, categories, leaves))
-    judged_from = epoch_day(config.split.validation_from)
-    made = examples.samples(events, hints, rows, config.samples.unit, judged_from)
-    made = keep(add_drop_reason(add_split(made, config.split), config))
-    sizes = _check_splits(made, config)
-    asked = keep(queries.query_table(queries.searches(training), categories, log.provenance))
+    asked = keep(queries.query_table(days.filter(days.day < validation), categories, log.provenance))
     _warn_of_nothing_to_show(asked, config.samples.k_users)
-    tables = {
-        "behaviours": rows.order_by("user_id", "ts", "session", "segment", "text"),
-        "queries": asked.order_by("query"),
-        "query_days": queries.query_days(queries.searches(events)).order_by("day", "query"),
-        "samples": _numbered(made),
-        "users": log.users.order_by("user_id"),
-    }
+
+    def worded(events: ir.Table) -> ir.Table:
+        rows = histories.collapse(histories.add_texts(events, texts))
+        return histories.add_categories(rows, categories, leaves)
+
     mode = "exposure" if config.samples.unit == "exposure" else "bootstrap"
     about = {"dataset": config.name, "mode": mode, "queries": log.provenance, "unit": config.samples.unit}
-    if mode == "exposure":
-        about["clicks"] = log.clicks
-        seen = add_drop_reason(add_split(examples.exposure_rows(hints, rows), config.split), config)
-        tables["exposures"] = _numbered(keep(seen))
-    note_of = {"validation_day": str(epoch_day(config.split.validation_from)), "clicks": log.clicks}
-    written = {
-        name: _write(table, out / f"{name}.parquet", _SCHEMAS[name], note_of)
-        for name, table in tables.items()
-    }
-    return {**about, **sizes, "rows": written, "events": counts}
+    with _Files(out, {"validation_day": str(validation), "clicks": log.clicks}) as files:
+        made, seen = _write_behaviours(parts, worded, config, files)
+        sizes = _check_splits(ibis.union(*made), config)
+        files.append("queries", asked.order_by("query"))
+        files.append("query_days", days.order_by("day", "query"))
+        files.append("samples", _in_order(made))
+        files.append("users", log.users.order_by("user_id"))
+        if mode == "exposure":
+            about["clicks"] = log.clicks
+            files.append("exposures", _in_order(seen))
+    return {**about, **sizes, "rows": files.rows, "events": counts}
 
 
-def actions_of(events: ir.Table) -> dict[str, Any]:
-    """How many events there are, in all and of each action."""
-    found = read(events.group_by("action").agg(n=lambda t: t.count()).order_by("action"))
-    return {"read": sum(row["n"] for row in found), "actions": {row["action"]: row["n"] for row in found}}
+def _write_behaviours(
+    parts: list[Part], worded: Callable[[ir.Table], ir.Table], config: Config, files: "_Files"
+) -> tuple[list[ir.Table], list[ir.Table]]:
+    """Writes the behaviours; returns the samples and the exposures of each part, kept, before filters."""
+    unit, validation = config.samples.unit, epoch_day(config.split.validation_from)
+    made, seen = [], []
+    for part in parts:
+        rows = keep(worded(part.events))
+        earlier = files.rows.get("behaviours", 0)
+        found = examples.samples(part.events, part.hints, rows, unit, validation, earlier)
+        made.append(_labelled(found, config))
+        if unit == "exposure":
+            seen.append(_labelled(examples.exposure_rows(part.hints, rows, earlier), config))
+        files.append("behaviours", rows.order_by("user_id", "ts", "session", "segment", "text"))
+        for table in (rows, part.events, part.hints):
+            drop(table)
+    return made, seen
 
 
-def clean(raw: ir.Table, config: Config, counts: dict[str, Any]) -> tuple[ir.Table, ir.Table]:
-    """Shopping events and hint events, each once, queries normalised, none private; adds to `counts`."""
-    spellings = keep(raw.filter(raw.query.notnull()).select(raw="query").distinct())
-    forms = keep(query_forms(spellings))
-    shopping = raw.filter(raw.action.isin(list(STRENGTH))).select(*EVENT_KEY).distinct()
-    events = _with_forms(shopping, forms).drop("request_id")
-    events = events.mutate(day=day_of(events.ts))
-    events = keep(add_sessions(events, config.history.session_gap_minutes))
-    hints = raw.filter(raw.action.startswith("hint_"))
-    hints = hints.group_by(*EVENT_KEY).agg(position=lambda t: t.position.min())
-    hints = keep(_with_forms(hints, forms))
-    seen = events.agg(
-        distinct=events.count(),
-        private=events.private.sum(),
-        no_query=((events.action == "search") & events.query.isnull() & ~events.private).sum(),
-    )
-    shopped = sum(n for action, n in counts["actions"].items() if action in STRENGTH)
-    found = {name: int(value or 0) for name, value in read(seen)[0].items()}
-    counts |= {"duplicates": shopped - found["distinct"], "private_queries": found["private"]}
-    counts |= {"searches_without_query": found["no_query"]}
-    unit = config.samples.unit
-    cuts = None if unit == "user_day" else examples.cut_instants(events, hints, unit)
-    segmented = add_segments(events.drop("private"), cuts)
-    return (segmented if cuts is None else keep(segmented)), hints
-
-
-def _with_forms(events: ir.Table, forms: ir.Table) -> ir.Table:
-    """Replaces `query` by its normalised form, null where that is private, and says so in `private`."""
-    known = forms.select("raw", "private", form="query")
-    joined = events.left_join(known, events.query == known.raw)
-    private = joined.private.fill_null(False)
-    query = private.ifelse(ibis.null("string"), joined.form)
-    return joined.mutate(query=query, private=private).drop("raw", "form")
+def _labelled(made: ir.Table, config: Config) -> ir.Table:
+    return keep(add_drop_reason(add_split(made, config.split), config))
 
 
 def with_leaf(items: ir.Table, leaves: ir.Table | None) -> ir.Table:
@@ -234,23 +212,37 @@ def _explain_empty(empty: list[str], days: dict[str, Any], dropped: dict[str, in
     )
 
 
-def _numbered(made: ir.Table) -> ir.Table:
-    """The kept samples in order of day, user and cut, numbered from 0."""
-    kept = made.filter(made.dropped.isnull())
-    order = ["day", "user_id", "cut", "request_id"]
-    return kept.mutate(sample_id=ibis.row_number().over(ibis.window(order_by=order))).order_by("sample_id")
+def _in_order(made: list[ir.Table]) -> ir.Table:
+    """The kept samples in order of day, user and cut."""
+    everything = ibis.union(*made)
+    return everything.filter(everything.dropped.isnull()).order_by("day", "user_id", "cut", "request_id")
 
 
-def _write(table: ir.Table, path: Path, schema: pa.Schema, metadata: dict[str, str]) -> int:
-    """Stream a table to Parquet in its exact schema and in its order; returns its rows."""
-    if schema is PREPARED_TABLES["samples"]:
-        schema = schema.with_metadata(metadata)
-    rows = 0
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for batch in batches(table.select(*schema.names)):
-            writer.write_table(pa.Table.from_batches([batch]).cast(schema))
-            rows += batch.num_rows
-    return rows
+class _Files(AbstractContextManager["_Files"]):
+    """The prepared tables as files, each in its exact schema."""
+
+    def __init__(self, folder: Path, metadata: dict[str, str]) -> None:
+        self.rows: dict[str, int] = {}
+        self._folder, self._metadata = folder, metadata
+        self._open: dict[str, pq.ParquetWriter] = {}
+
+    def append(self, name: str, table: ir.Table) -> None:
+        """Stream rows to the end of a table, in their order; `sample_id` counts them from 0."""
+        schema = _SCHEMAS[name].with_metadata(self._metadata if name == "samples" else None)
+        if name not in self._open:
+            self._open[name] = pq.ParquetWriter(self._folder / f"{name}.parquet", schema, compression="zstd")
+            self.rows[name] = 0
+        for batch in batches(table.select(*(column for column in schema.names if column != "sample_id"))):
+            rows = pa.Table.from_batches([batch])
+            if "sample_id" in schema.names:
+                first = self.rows[name]
+                rows = rows.add_column(0, "sample_id", pa.array(np.arange(first, first + len(rows))))
+            self._open[name].write_table(rows.cast(schema))
+            self.rows[name] += len(rows)
+
+    def __exit__(self, *_: object) -> None:
+        for writer in self._open.values():
+            writer.close()
 
 
 def open_log(con: Any, folder: Path) -> Log:
