@@ -3,6 +3,7 @@
 A pair of a moment and a query is addressed by key = moment * Q + query, Q the size of the vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -61,7 +62,7 @@ def own_columns(issues: Issues, key: np.ndarray, active: np.ndarray) -> np.ndarr
         key: (P,).
         active: (P,) active days of the shopper.
     """
-    at, found = _find(issues.key, key)
+    at, found = find(issues.key, key)
 
     def take(values: np.ndarray, missing: float) -> np.ndarray:
         return np.where(found, values[at], missing) if len(values) else np.full(len(key), missing)
@@ -89,7 +90,7 @@ def category_columns(
     queries, size = len(category), int(category.max()) + 1
     key = issues.key // queries * size + category[issues.key % queries]
     own = Issues(key, issues.decayed[-1:], issues.count, issues.last, issues.first).grouped()
-    at, found = _find(own.key, moment * size + category[query])
+    at, found = find(own.key, moment * size + category[query])
     return np.stack([np.where(found, own.decayed[0][at], 0), np.where(found, own.last[at], NEVER)], axis=1)
 
 
@@ -101,13 +102,12 @@ def similar_to(similarities: sparse.csr_matrix, latest: np.ndarray, query: np.nd
     return result
 
 
-def letters(latest: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """(P, 2): rapidfuzz ratios of the texts (P,) with the latest query (P,), 0 where that is empty."""
-    has = np.flatnonzero(latest != "")
-    result = np.zeros((len(texts), 2))
-    spoken, written = latest[has].tolist(), texts[has].tolist()
+def letters(latest: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """(P, 2): rapidfuzz ratios of the texts with the latest queries, 0 where that is empty."""
+    result = np.empty((len(texts), 2), np.float32)
     for column, scorer in enumerate((fuzz.token_set_ratio, fuzz.ratio)):
-        result[has, column] = process.cpdist(spoken, written, scorer=scorer)
+        result[:, column] = process.cpdist(latest, texts, scorer=scorer)
+    result[[not spoken for spoken in latest]] = 0
     return result
 
 
@@ -116,7 +116,7 @@ def age_buckets(days: np.ndarray) -> np.ndarray:
     return np.searchsorted(AGE_EDGES, days).astype(np.int8)
 
 
-def _find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Position of each wanted key, and whether it is there."""
     at = np.minimum(np.searchsorted(sorted_keys, wanted), max(0, len(sorted_keys) - 1))
     found = sorted_keys[at] == wanted if len(sorted_keys) else np.zeros(len(wanted), dtype=bool)

@@ -5,7 +5,7 @@ not with users.
 """
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Final, NamedTuple, Protocol
 
@@ -71,13 +71,14 @@ def reciprocal_ranks(candidates: Sequence[Candidate], weights: Mapping[str, floa
     ]
 
 
-def in_turn(proposals: Sequence[Proposals], weights: Mapping[str, float]) -> list[str]:
+def in_turn(proposals: Sequence[Proposals], weights: Mapping[str, float]) -> Iterator[str]:
     """The distinct queries of all channels: all first ranks, then all second ranks; strong channels first."""
     strongest_first = sorted(proposals, key=lambda p: -weights.get(p.channel, 0.0))  # stable
-    turns = chain.from_iterable(zip_longest(*(p.queries for p in strongest_first)))
-    distinct = dict.fromkeys(turns)
-    distinct.pop(None, None)  # where a shorter list had nothing left
-    return list(distinct)
+    seen: set[str | None] = {None}  # where a shorter list has nothing left
+    for query in chain.from_iterable(zip_longest(*[p.queries for p in strongest_first])):
+        if query not in seen:
+            seen.add(query)
+            yield query
 
 
 def candidates_of(
