@@ -5,6 +5,7 @@ A pair of a moment and a query is addressed by key = moment * Q + query, Q the s
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -18,6 +19,8 @@ HALF_LIVES: Final = (*OWN_HALF_LIVES, CATEGORY_HALF_LIFE)
 NEVER: Final = 1e4  # days since something that has not happened
 AGE_EDGES: Final = (0.02, 0.5, 1.5, 3.5, 7.5, 14.5, 30.5, 60.5, 120.5, 240.5)
 """Days between the buckets of a behaviour's age."""
+
+_RATIOS: Final = (fuzz.token_set_ratio, fuzz.ratio)
 
 ACTIONS: Final = ("search", "click", "cart", "purchase")
 
@@ -105,10 +108,16 @@ def similar_to(similarities: sparse.csr_matrix, latest: np.ndarray, query: np.nd
 def letters(latest: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     """(P, 2): rapidfuzz ratios of the texts with the latest queries, 0 where that is empty."""
     result = np.empty((len(texts), 2), np.float32)
-    for column, scorer in enumerate((fuzz.token_set_ratio, fuzz.ratio)):
+    for column, scorer in enumerate(_RATIOS):
         result[:, column] = process.cpdist(latest, texts, scorer=scorer)
     result[[not spoken for spoken in latest]] = 0
     return result
+
+
+@lru_cache(maxsize=100_000)  # some 30 MB
+def alike(latest: str, text: str) -> tuple[float, ...]:
+    """One row of `letters`, kept: shoppers who searched the same see many of the same candidates."""
+    return tuple(scorer(latest, text) if latest else 0.0 for scorer in _RATIOS)
 
 
 def age_buckets(days: np.ndarray) -> np.ndarray:

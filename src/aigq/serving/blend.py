@@ -7,6 +7,7 @@ not with users.
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
+from operator import itemgetter
 from typing import Final, NamedTuple, Protocol
 
 from rapidfuzz import fuzz, process
@@ -87,10 +88,9 @@ def candidates_of(
     """One candidate per query, with every channel that proposes it."""
     ranks: dict[str, dict[str, int]] = {query: {} for query in queries}
     for channel, proposed, _ in proposals:
-        rank_of = dict(zip(proposed, range(1, len(proposed) + 1), strict=True))
-        for query, found in ranks.items():
-            if query in rank_of:
-                found[channel] = rank_of[query]
+        for rank, query in enumerate(proposed, start=1):
+            if query in ranks:
+                ranks[query][channel] = rank
     return [Candidate(query, categories.get(query), found) for query, found in ranks.items()]
 
 
@@ -101,9 +101,10 @@ def explained(
     reasons = {p.channel: p.why for p in proposals}
 
     def hint(candidate: Candidate) -> Hint:
-        ranks = candidate.ranks
-        channel = max(ranks, key=lambda c: weights.get(c, 0.0) / (RECIPROCAL + ranks[c]))
-        return Hint(*candidate, channel, reasons[channel](candidate.query))
+        query, category, ranks = candidate
+        said = [(weights.get(channel, 0.0) / (RECIPROCAL + rank), channel) for channel, rank in ranks.items()]
+        channel = max(said, key=itemgetter(0))[1]  # the first of those that say it as loudly
+        return Hint(query, category, ranks, channel, reasons[channel](query))
 
     return [hint(candidate) for candidate in candidates]
 

@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,9 +22,9 @@ from aigq.models.columns import (
     OWN_HALF_LIVES,
     Issues,
     age_buckets,
+    alike,
     category_columns,
     find,
-    letters,
     own_columns,
 )
 from aigq.models.ctr_arrays import Calibration, hashed, pad
@@ -193,16 +194,14 @@ class ClickModel:
         flags = np.zeros((len(readers), self._n_profile), np.float32)
         for row, reader in enumerate(readers):
             flags[row, reader.taste.profile] = 1.0
-        spoken = [(reader.latest or "", part) for reader, part in zip(readers, texts, strict=True)]
+        words = [alike(r.latest or "", text) for r, part in zip(readers, texts, strict=True) for text in part]
         columns = (
             own,
             category_columns(issues, self._category, moment, query),
             self._shop[query],
             like,
             self._similar_to_latest(readers).at(pair),
-            letters(
-                [latest for latest, part in spoken for _ in part], [t for _, part in spoken for t in part]
-            ),
+            np.fromiter(chain.from_iterable(words), np.float32).reshape(-1, 2),
             about[moment],
             own[:, 3] > 0,
             self._popular[query],
