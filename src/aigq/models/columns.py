@@ -47,7 +47,7 @@ class Issues:
             return self
         order = np.argsort(self.key, kind="stable")
         key = self.key[order]
-        starts = np.flatnonzero(np.r_[True, np.diff(key) != 0])
+        starts = _starts(key)
         return Issues(
             key[starts],
             np.add.reduceat(self.decayed[:, order], starts, axis=1),
@@ -65,14 +65,12 @@ def own_columns(issues: Issues, key: np.ndarray, active: np.ndarray) -> np.ndarr
         key: (P,).
         active: (P,) active days of the shopper.
     """
+    known = np.vstack([issues.decayed[: len(OWN_HALF_LIVES)], issues.count, issues.last, issues.first])
+    missing = np.array([*[0.0] * len(OWN_HALF_LIVES), 0.0, NEVER, NEVER])[:, None]
     at, found = find(issues.key, key)
-
-    def take(values: np.ndarray, missing: float) -> np.ndarray:
-        return np.where(found, values[at], missing) if len(values) else np.full(len(key), missing)
-
-    count, last, first = take(issues.count, 0), take(issues.last, NEVER), take(issues.first, NEVER)
+    values = np.where(found, known[:, at], missing) if len(issues.key) else np.tile(missing, len(key))
+    *decayed, count, last, first = values
     gap = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), NEVER)
-    decayed = [take(row, 0) for row in issues.decayed[: len(OWN_HALF_LIVES)]]
     due, rate = last / np.maximum(gap, 0.5), count / np.maximum(active, 1)
     return np.stack([*decayed, count, last, first, gap, due, rate], axis=1)
 
@@ -92,9 +90,13 @@ def category_columns(
         return np.tile([0.0, NEVER], (len(moment), 1))
     queries, size = len(category), int(category.max()) + 1
     key = issues.key // queries * size + category[issues.key % queries]
-    own = Issues(key, issues.decayed[-1:], issues.count, issues.last, issues.first).grouped()
-    at, found = find(own.key, moment * size + category[query])
-    return np.stack([np.where(found, own.decayed[0][at], 0), np.where(found, own.last[at], NEVER)], axis=1)
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    starts = _starts(key)
+    decayed = np.add.reduceat(issues.decayed[-1][order], starts)
+    last = np.minimum.reduceat(issues.last[order], starts)
+    at, found = find(key[starts], moment * size + category[query])
+    return np.stack([np.where(found, decayed[at], 0), np.where(found, last[at], NEVER)], axis=1)
 
 
 def similar_to(similarities: sparse.csr_matrix, latest: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -123,6 +125,11 @@ def alike(latest: str, text: str) -> tuple[float, ...]:
 def age_buckets(days: np.ndarray) -> np.ndarray:
     """Buckets (int8) of AGE_EDGES, of ages in days of any shape."""
     return np.searchsorted(AGE_EDGES, days).astype(np.int8)
+
+
+def _starts(sorted_keys: np.ndarray) -> np.ndarray:
+    """Where another key begins."""
+    return np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
 
 
 def find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
