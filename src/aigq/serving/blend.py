@@ -7,7 +7,6 @@ not with users.
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
-from operator import itemgetter
 from typing import Final, NamedTuple, Protocol
 
 from rapidfuzz import fuzz, process
@@ -102,9 +101,12 @@ def explained(
 
     def hint(candidate: Candidate) -> Hint:
         query, category, ranks = candidate
-        said = [(weights.get(channel, 0.0) / (RECIPROCAL + rank), channel) for channel, rank in ranks.items()]
-        channel = max(said, key=itemgetter(0))[1]  # the first of those that say it as loudly
-        return Hint(query, category, ranks, channel, reasons[channel](query))
+        loudest, best = "", -1.0
+        for channel, rank in ranks.items():
+            value = weights.get(channel, 0.0) / (RECIPROCAL + rank)
+            if value > best:
+                loudest, best = channel, value
+        return Hint(query, category, ranks, loudest, reasons[loudest](query))
 
     return [hint(candidate) for candidate in candidates]
 

@@ -23,9 +23,10 @@ from aigq.serving.stores import Store, StoreError
 from aigq.serving.streams import EventLog, LogError, Message
 
 SWEEP_EVERY_S: Final = 60.0
-_SWITCH_S: Final = 0.0005
-"""After so long another thread of the process may go on. Those that take requests from sockets, run the CTR
-model and write the log need Python for microseconds only; Python would let them wait for 5 ms."""
+_SWITCH_S: Final = 0.0001
+"""After so long the event loop lets another thread of the process go on. Those that hand over a request, run
+the CTR model and write the log need Python for microseconds; by default each would wait for 5 ms of a busy
+loop."""
 
 
 class Service:
