@@ -235,7 +235,7 @@ def test_features_are_made_while_the_network_runs(served):
 
     class Watched:
         def __init__(self):
-            self.fed = 0
+            self.fed = self.ran = 0
 
         def feed(self, readers, queries, now):
             self.fed += 1
@@ -244,8 +244,9 @@ def test_features_are_made_while_the_network_runs(served):
             return served.clicks.feed(readers, queries, now)
 
         def run(self, feed):
-            if self.fed == 1:
-                both.wait(5)  # for the second batch, which is not the turn of the network yet
+            self.ran += 1
+            if self.ran == 1:
+                both.wait(5)  # the features of the second batch are not done yet
             return served.clicks.run(feed)
 
         def lists(self, *arguments):
