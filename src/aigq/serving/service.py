@@ -23,7 +23,7 @@ from aigq.serving.stores import Store, StoreError
 from aigq.serving.streams import EventLog, LogError, Message
 
 SWEEP_EVERY_S: Final = 60.0
-_SWITCH_S: Final = 0.0001
+_SWITCH_S: Final = 0.0002
 """After so long the event loop lets another thread of the process go on. Those that hand over a request, run
 the CTR model and write the log need Python for microseconds; by default each would wait for 5 ms of a busy
 loop."""
