@@ -97,7 +97,7 @@ class Ready(Response[T]):
     def __init__(self, content: T) -> None:
         self._body = _encode(content)
 
-    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:
+    def to_asgi_response(self, *_: Any, **__: Any) -> ASGIApp:  # type: ignore[override]
         """The answer as it is."""
         return self._send
 
