@@ -36,8 +36,8 @@ PROPOSALS = [
 
 
 def test_channels_take_turns_by_their_ranks():
-    assert in_turn(PROPOSALS, WEIGHTS) == ["tea", "milk", *"abcdefgh"]
-    assert in_turn([], WEIGHTS) == []
+    assert list(in_turn(PROPOSALS, WEIGHTS)) == ["tea", "milk", *"abcdefgh"]
+    assert list(in_turn([], WEIGHTS)) == []
 
 
 def test_a_candidate_keeps_every_channel():

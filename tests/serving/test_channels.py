@@ -1,5 +1,5 @@
 from aigq.serving import channels, keys
-from aigq.serving.state import Base, Generation, Neighbours, Own, Past, Suggestion, U2q
+from aigq.serving.state import Base, Generation, Own, Past, Suggestion, U2q
 
 DAY = 86400.0
 
@@ -42,7 +42,7 @@ def test_x2q_is_asked_for_the_item_then_the_query_then_the_category():
 def test_x2q_adds_up_over_triggers():
     boots = Past(2.0, "2", "click", "ski boots", None, "i7", "snow")
     hat = Past(1.0, "1", "search", "hat", "hat", None, "wear")
-    lists = [(boots, Neighbours(["wax"], [0.5])), (hat, Neighbours(["scarf", "wax"], [0.9, 0.1]))]
+    lists = [(boots, {"wax": 0.5}), (hat, {"scarf": 0.9, "wax": 0.1})]
     # scarf .9 * .7 = .63; wax .5 + .1 * .7 = .57
     assert reasons(channels.from_x2q(lists)) == [
         ("scarf", "because you searched for “hat”"),
@@ -69,7 +69,7 @@ def test_own_queries_decay():
 
 
 def test_coclick_adds_up_over_own_queries():
-    found = [("hat", Neighbours(["scarf"], [1.0])), ("sled", Neighbours(["wax", "scarf"], [1.2, 0.1]))]
+    found = [("hat", {"scarf": 1.0}), ("sled", {"wax": 1.2, "scarf": 0.1})]
     assert reasons(channels.from_coclick(found)) == [
         ("scarf", "goes with “hat”"),
         ("wax", "goes with “sled”"),

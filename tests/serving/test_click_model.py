@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 import time
 from datetime import date, timedelta
 
@@ -227,6 +228,37 @@ def test_a_model_that_fails_fails_for_those_who_asked(served):
         return await batches.score(served.clicks, reader, ["sled"])  # the next one is answered
 
     assert len(asyncio.run(ask())) == 1
+
+
+def test_features_are_made_while_the_network_runs(served):
+    both = threading.Barrier(2)
+
+    class Watched:
+        def __init__(self):
+            self.fed = self.ran = 0
+
+        def feed(self, readers, queries, now):
+            self.fed += 1
+            if self.fed == 2:
+                both.wait(5)
+            return served.clicks.feed(readers, queries, now)
+
+        def run(self, feed):
+            self.ran += 1
+            if self.ran == 1:
+                both.wait(5)  # the features of the second batch are not done yet
+            return served.clicks.run(feed)
+
+        def lists(self, *arguments):
+            return served.clicks.lists(*arguments)
+
+    async def ask():
+        batches, model = click_batches.ClickBatches(time.time), Watched()
+        reader = served.clicks.reader(None, 0.0, [])
+        asked = click_batches.AT_ONCE + 1
+        return await asyncio.gather(*(batches.score(model, reader, ["sled"]) for _ in range(asked)))
+
+    assert len(asyncio.run(ask())) == click_batches.AT_ONCE + 1
 
 
 def test_ages_fall_into_the_buckets_of_training():

@@ -14,7 +14,7 @@ KNOWN = type("Everything", (), {"__contains__": lambda *_: True, "results": lamb
 
 
 def refusals(queries, **serving):
-    return Guards(config(**serving).serving).refusals(map(normalise_query, queries), KNOWN, own=())
+    return Guards(config(**serving).serving).refusals([normalise_query(q) for q in queries], KNOWN, own=())
 
 
 @pytest.mark.parametrize(

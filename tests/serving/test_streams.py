@@ -54,15 +54,15 @@ async def shared(log, workers, partitions, seconds=20):
 
 def test_events_are_read_in_order_per_user(url):
     async def work(log):
-        await log.append(messages(100))
+        await log.append(messages(250))
         await log.append(messages(50))
         return await log.read("g", ALL, 1000, {})
 
     records = run(url, work)
-    assert len(records) == 150
+    assert len(records) == 300
     assert all(r.partition == partition_of(r.user) for r in records)
     for number in range(20):
-        expected = [m.body for m in [*messages(100), *messages(50)] if m.user == f"user {number}"]
+        expected = [m.body for m in [*messages(250), *messages(50)] if m.user == f"user {number}"]
         assert [r.body for r in records if r.user == f"user {number}"] == expected
 
 

@@ -3,7 +3,9 @@
 A pair of a moment and a query is addressed by key = moment * Q + query, Q the size of the vocabulary.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
@@ -17,6 +19,8 @@ HALF_LIVES: Final = (*OWN_HALF_LIVES, CATEGORY_HALF_LIFE)
 NEVER: Final = 1e4  # days since something that has not happened
 AGE_EDGES: Final = (0.02, 0.5, 1.5, 3.5, 7.5, 14.5, 30.5, 60.5, 120.5, 240.5)
 """Days between the buckets of a behaviour's age."""
+
+_RATIOS: Final = (fuzz.token_set_ratio, fuzz.ratio)
 
 ACTIONS: Final = ("search", "click", "cart", "purchase")
 
@@ -43,7 +47,7 @@ class Issues:
             return self
         order = np.argsort(self.key, kind="stable")
         key = self.key[order]
-        starts = np.flatnonzero(np.r_[True, np.diff(key) != 0])
+        starts = _starts(key)
         return Issues(
             key[starts],
             np.add.reduceat(self.decayed[:, order], starts, axis=1),
@@ -61,14 +65,12 @@ def own_columns(issues: Issues, key: np.ndarray, active: np.ndarray) -> np.ndarr
         key: (P,).
         active: (P,) active days of the shopper.
     """
-    at, found = _find(issues.key, key)
-
-    def take(values: np.ndarray, missing: float) -> np.ndarray:
-        return np.where(found, values[at], missing) if len(values) else np.full(len(key), missing)
-
-    count, last, first = take(issues.count, 0), take(issues.last, NEVER), take(issues.first, NEVER)
+    known = np.vstack([issues.decayed[: len(OWN_HALF_LIVES)], issues.count, issues.last, issues.first])
+    missing = np.array([*[0.0] * len(OWN_HALF_LIVES), 0.0, NEVER, NEVER])[:, None]
+    at, found = find(issues.key, key)
+    values = np.where(found, known[:, at], missing) if len(issues.key) else np.tile(missing, len(key))
+    *decayed, count, last, first = values
     gap = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), NEVER)
-    decayed = [take(row, 0) for row in issues.decayed[: len(OWN_HALF_LIVES)]]
     due, rate = last / np.maximum(gap, 0.5), count / np.maximum(active, 1)
     return np.stack([*decayed, count, last, first, gap, due, rate], axis=1)
 
@@ -88,9 +90,13 @@ def category_columns(
         return np.tile([0.0, NEVER], (len(moment), 1))
     queries, size = len(category), int(category.max()) + 1
     key = issues.key // queries * size + category[issues.key % queries]
-    own = Issues(key, issues.decayed[-1:], issues.count, issues.last, issues.first).grouped()
-    at, found = _find(own.key, moment * size + category[query])
-    return np.stack([np.where(found, own.decayed[0][at], 0), np.where(found, own.last[at], NEVER)], axis=1)
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    starts = _starts(key)
+    decayed = np.add.reduceat(issues.decayed[-1][order], starts)
+    last = np.minimum.reduceat(issues.last[order], starts)
+    at, found = find(key[starts], moment * size + category[query])
+    return np.stack([np.where(found, decayed[at], 0), np.where(found, last[at], NEVER)], axis=1)
 
 
 def similar_to(similarities: sparse.csr_matrix, latest: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -101,14 +107,19 @@ def similar_to(similarities: sparse.csr_matrix, latest: np.ndarray, query: np.nd
     return result
 
 
-def letters(latest: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """(P, 2): rapidfuzz ratios of the texts (P,) with the latest query (P,), 0 where that is empty."""
-    has = np.flatnonzero(latest != "")
-    result = np.zeros((len(texts), 2))
-    spoken, written = latest[has].tolist(), texts[has].tolist()
-    for column, scorer in enumerate((fuzz.token_set_ratio, fuzz.ratio)):
-        result[has, column] = process.cpdist(spoken, written, scorer=scorer)
+def letters(latest: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+    """(P, 2): rapidfuzz ratios of the texts with the latest queries, 0 where that is empty."""
+    result = np.empty((len(texts), 2), np.float32)
+    for column, scorer in enumerate(_RATIOS):
+        result[:, column] = process.cpdist(latest, texts, scorer=scorer)
+    result[[not spoken for spoken in latest]] = 0
     return result
+
+
+@lru_cache(maxsize=100_000)  # some 30 MB
+def alike(latest: str, text: str) -> tuple[float, ...]:
+    """One row of `letters`, kept: shoppers who searched the same see many of the same candidates."""
+    return tuple(scorer(latest, text) if latest else 0.0 for scorer in _RATIOS)
 
 
 def age_buckets(days: np.ndarray) -> np.ndarray:
@@ -116,7 +127,12 @@ def age_buckets(days: np.ndarray) -> np.ndarray:
     return np.searchsorted(AGE_EDGES, days).astype(np.int8)
 
 
-def _find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _starts(sorted_keys: np.ndarray) -> np.ndarray:
+    """Where another key begins."""
+    return np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
+
+
+def find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Position of each wanted key, and whether it is there."""
     at = np.minimum(np.searchsorted(sorted_keys, wanted), max(0, len(sorted_keys) - 1))
     found = sorted_keys[at] == wanted if len(sorted_keys) else np.zeros(len(wanted), dtype=bool)

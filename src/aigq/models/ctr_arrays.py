@@ -36,6 +36,8 @@ def pad(values: np.ndarray, starts: np.ndarray, fill: float = 0) -> np.ndarray:
     """Flat (P, ...) of M groups that begin at `starts` (M + 1,) -> (M, C, ...), C the largest group."""
     sizes = np.diff(starts)
     shape = (len(sizes), int(sizes.max(initial=0)), *values.shape[1:])
+    if len(values) == shape[0] * shape[1]:  # nothing to fill
+        return values.reshape(shape)
     padded = np.full(shape, fill, values.dtype)
     group = np.repeat(np.arange(len(sizes)), sizes)
     padded[group, np.arange(len(values)) - np.repeat(starts[:-1], sizes)] = values

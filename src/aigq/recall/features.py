@@ -141,12 +141,13 @@ class FeatureMaker:
         last = known.latest[moment]
         to_last = similar_to(self.similarities, last, query)
         spoken, texts = np.where(last >= 0, self.vocabulary[last], ""), self.vocabulary[query]
+        alike = letters(spoken.tolist(), texts.tolist())
         values = np.hstack(
             [
                 own_columns(known.issues, moment * size + query, about[moment, 1]),
                 category_columns(known.issues, self.category, moment, query),
                 self._in_shop(known.days, moment, query),
-                np.column_stack([known.similar[moment, query], to_last, letters(spoken, texts)]),
+                np.column_stack([known.similar[moment, query], to_last, alike]),
                 about[moment],
             ]
         )

@@ -5,7 +5,7 @@ not with users.
 """
 
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Final, NamedTuple, Protocol
 
@@ -71,13 +71,14 @@ def reciprocal_ranks(candidates: Sequence[Candidate], weights: Mapping[str, floa
     ]
 
 
-def in_turn(proposals: Sequence[Proposals], weights: Mapping[str, float]) -> list[str]:
+def in_turn(proposals: Sequence[Proposals], weights: Mapping[str, float]) -> Iterator[str]:
     """The distinct queries of all channels: all first ranks, then all second ranks; strong channels first."""
     strongest_first = sorted(proposals, key=lambda p: -weights.get(p.channel, 0.0))  # stable
-    turns = chain.from_iterable(zip_longest(*(p.queries for p in strongest_first)))
-    distinct = dict.fromkeys(turns)
-    distinct.pop(None, None)  # where a shorter list had nothing left
-    return list(distinct)
+    seen: set[str | None] = {None}  # where a shorter list has nothing left
+    for query in chain.from_iterable(zip_longest(*[p.queries for p in strongest_first])):
+        if query not in seen:
+            seen.add(query)
+            yield query
 
 
 def candidates_of(
@@ -86,10 +87,9 @@ def candidates_of(
     """One candidate per query, with every channel that proposes it."""
     ranks: dict[str, dict[str, int]] = {query: {} for query in queries}
     for channel, proposed, _ in proposals:
-        rank_of = dict(zip(proposed, range(1, len(proposed) + 1), strict=True))
-        for query, found in ranks.items():
-            if query in rank_of:
-                found[channel] = rank_of[query]
+        for rank, query in enumerate(proposed, start=1):
+            if query in ranks:
+                ranks[query][channel] = rank
     return [Candidate(query, categories.get(query), found) for query, found in ranks.items()]
 
 
@@ -100,9 +100,13 @@ def explained(
     reasons = {p.channel: p.why for p in proposals}
 
     def hint(candidate: Candidate) -> Hint:
-        ranks = candidate.ranks
-        channel = max(ranks, key=lambda c: weights.get(c, 0.0) / (RECIPROCAL + ranks[c]))
-        return Hint(*candidate, channel, reasons[channel](candidate.query))
+        query, category, ranks = candidate
+        loudest, best = "", -1.0
+        for channel, rank in ranks.items():
+            value = weights.get(channel, 0.0) / (RECIPROCAL + rank)
+            if value > best:
+                loudest, best = channel, value
+        return Hint(query, category, ranks, loudest, reasons[loudest](query))
 
     return [hint(candidate) for candidate in candidates]
 

@@ -4,12 +4,12 @@ A trigger is one of the shopper's latest behaviours. x2q is asked for its item, 
 the first of these that has a list answers (back-off).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from aigq.serving import keys
 from aigq.serving.blend import Proposals
-from aigq.serving.state import Base, Neighbours, Past, U2q
+from aigq.serving.state import Base, Past, U2q
 
 DEPTH: Final = 60
 """Proposals of one channel, at most."""
@@ -28,6 +28,10 @@ _VERBS: Final = {
 }
 
 
+Scores = Mapping[str, float]
+"""A published list: queries with their scores, best first."""
+
+
 class Trigger(NamedTuple):
     """A behaviour and the keys under which x2q may know it, most special first (back-off)."""
 
@@ -37,8 +41,12 @@ class Trigger(NamedTuple):
 
 def triggers(version: str, past: Sequence[Past], n: int) -> list[Trigger]:
     """The latest n behaviours with distinct texts. `past` is newest first."""
-    latest = list({p.text: p for p in reversed(past)}.values())[::-1]
-    return [Trigger(p, _trigger_keys(version, p)) for p in sorted(latest, key=lambda p: -p.at)[:n]]
+    latest: dict[str, Past] = {}
+    for p in past:
+        latest.setdefault(p.text, p)
+        if len(latest) == n:
+            break
+    return [Trigger(p, _trigger_keys(version, p)) for p in latest.values()]
 
 
 def from_u2q(base: Base, value: U2q, runs: int, depth: int = DEPTH) -> Proposals:
@@ -53,23 +61,26 @@ def from_u2q(base: Base, value: U2q, runs: int, depth: int = DEPTH) -> Proposals
     scores: dict[str, float] = {}
     reasons: dict[str, str] = {}
     for age, run in enumerate(latest[:runs]):
+        share = AGED**age
         for rank, hint in enumerate(run.hints, start=1):
-            score = AGED**age / rank
-            reasons.setdefault(hint.query, hint.reason)
-            scores[hint.query] = max(score, scores.get(hint.query, 0.0))
+            query = hint.query
+            if query not in scores:
+                scores[query], reasons[query] = share / rank, hint.reason
+            elif share / rank > scores[query]:
+                scores[query] = share / rank
     return _best("u2q", scores, reasons.__getitem__, depth)
 
 
-def from_x2q(found: Sequence[tuple[Past, Neighbours]], depth: int = DEPTH) -> Proposals:
+def from_x2q(found: Sequence[tuple[Past, Scores]], depth: int = DEPTH) -> Proposals:
     """The lists of the triggers, the latest first; scores are added up, later triggers count more."""
-    lists = [neighbours for _, neighbours in found]
+    lists = [scores for _, scores in found]
     pasts = [past for past, _ in found]
     return _best("x2q", _added(lists), lambda query: because(pasts[_first(lists, query)]), depth)
 
 
-def from_coclick(found: Sequence[tuple[str, Neighbours]], depth: int = DEPTH) -> Proposals:
+def from_coclick(found: Sequence[tuple[str, Scores]], depth: int = DEPTH) -> Proposals:
     """Neighbours of own queries, the most telling first."""
-    lists = [neighbours for _, neighbours in found]
+    lists = [scores for _, scores in found]
     own = [query for query, _ in found]
     return _best("coclick", _added(lists), lambda query: f"goes with “{own[_first(lists, query)]}”", depth)
 
@@ -87,13 +98,18 @@ def from_list(channel: str, queries: Sequence[str], reason: str, depth: int = DE
 def own_queries(
     base: Base, past: Sequence[Past], now: float, half_life_days: float
 ) -> tuple[dict[str, float], dict[str, int]]:
-    """Own queries -> decayed frequency, and -> how often. The published part decays as a whole."""
+    """Own queries -> decayed frequency, and -> how often. The published part decays as a whole.
+
+    `past` is newest first.
+    """
     aged = _half(now - base.until, half_life_days)
     weights = {own.query: own.weight * aged for own in base.own}
     counts = {own.query: own.count for own in base.own}
     for event in past:
+        if event.at <= base.until:
+            break
         query = event.query
-        if query is not None and event.at > base.until:
+        if query is not None:
             weights[query] = weights.get(query, 0.0) + _half(now - event.at, half_life_days)
             counts[query] = counts.get(query, 0) + 1
     return weights, counts
@@ -114,12 +130,10 @@ def because(past: Past) -> str:
 
 
 def _trigger_keys(version: str, past: Past) -> tuple[str, ...]:
-    named: list[tuple[keys.TriggerKind, str | None]] = [
-        ("item", past.item),
-        ("query", past.query or past.text),
-        ("category", past.category),
-    ]
-    return tuple(keys.x2q(version, kind, name) for kind, name in named if name)
+    query = keys.x2q(version, "query", past.query or past.text)
+    item = (keys.x2q(version, "item", past.item),) if past.item else ()
+    category = (keys.x2q(version, "category", past.category),) if past.category else ()
+    return (*item, query, *category)
 
 
 def _half(age_s: float, half_life_days: float) -> float:
@@ -130,20 +144,22 @@ def _times(count: int) -> str:
     return "once" if count == 1 else f"{count} times"
 
 
-def _added(lists: Iterable[Neighbours]) -> dict[str, float]:
+def _added(lists: Sequence[Scores]) -> dict[str, float]:
     """Scores by query; each list counts RECENCY of the one before it."""
-    scores: dict[str, float] = {}
-    weight = 1.0
-    for neighbours in lists:
-        for query, score in zip(neighbours.queries, neighbours.scores, strict=True):
-            scores[query] = scores.get(query, 0.0) + weight * score
+    if not lists:
+        return {}
+    scores = dict(lists[0])
+    known, weight = scores.get, 1.0
+    for later in lists[1:]:
         weight *= RECENCY
+        for query, score in later.items():
+            scores[query] = known(query, 0.0) + weight * score
     return scores
 
 
-def _first(lists: Sequence[Neighbours], query: str) -> int:
+def _first(lists: Sequence[Scores], query: str) -> int:
     """The first list that names the query."""
-    return next(place for place, neighbours in enumerate(lists) if query in neighbours.queries)
+    return next(place for place, scores in enumerate(lists) if query in scores)
 
 
 def _best(channel: str, scores: Mapping[str, float], why: Callable[[str], str], depth: int) -> Proposals:

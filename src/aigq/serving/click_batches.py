@@ -1,6 +1,8 @@
 """The CTR model for requests that wait at the same time: one run of the network for all of them.
 
-While the network runs, in a thread that needs no Python, the event loop reads stores for the next requests.
+While the network runs for some, in a thread that needs no Python, the event loop reads stores and makes
+features for the others. With one batch at a time, requests that were answered together would come together
+again, and the loop and the network would wait for each other.
 """
 
 import asyncio
@@ -12,7 +14,8 @@ from typing import Final, NamedTuple
 from aigq.serving.click_model import ClickModel, Reader
 from aigq.serving.stores.store import Clock
 
-AT_ONCE: Final = 32
+AT_ONCE: Final = 16
+_BATCHES: Final = 2  # at a time
 
 
 class _Asked(NamedTuple):
@@ -33,15 +36,17 @@ class ClickBatches:
         self._clock = clock
         self._waiting: deque[_Asked] = deque()
         self._thread = ThreadPoolExecutor(1, "aigq-clicks")
-        self._work: asyncio.Task[None] | None = None
+        self._work = set[asyncio.Task[None]]()
 
     async def score(self, model: ClickModel, reader: Reader, queries: Sequence[str]) -> list[float]:
         """p_hat of each query for one shopper; raises what the model raises."""
         loop = asyncio.get_running_loop()
         asked = _Asked(model, reader, queries, loop.create_future())
         self._waiting.append(asked)
-        if self._work is None or self._work.done():
-            self._work = loop.create_task(self._run())
+        if len(self._work) < _BATCHES:
+            work = loop.create_task(self._run())
+            self._work.add(work)
+            work.add_done_callback(self._work.discard)
         return await asked.answer
 
     async def _run(self) -> None:

@@ -8,6 +8,7 @@ import asyncio
 import json
 import math
 from collections.abc import Sequence
+from itertools import chain
 from typing import Final, NamedTuple
 
 import msgspec
@@ -21,10 +22,10 @@ from aigq.models.columns import (
     OWN_HALF_LIVES,
     Issues,
     age_buckets,
+    alike,
     category_columns,
-    letters,
+    find,
     own_columns,
-    similar_to,
 )
 from aigq.models.ctr_arrays import Calibration, hashed, pad
 from aigq.serving import keys
@@ -58,6 +59,23 @@ class Reader(NamedTuple):
     latest: str | None  # the latest query of both
 
 
+class Pairs(NamedTuple):
+    """Values of some pairs by key = moment * Q + query; keys increase. The others are 0."""
+
+    key: np.ndarray
+    value: np.ndarray
+
+    def at(self, wanted: np.ndarray) -> np.ndarray:
+        """The values of these pairs."""
+        place, found = find(self.key, wanted)
+        return np.where(found, self.value[place], 0.0) if len(self.key) else np.zeros(len(wanted))
+
+    def plus(self, others: "Pairs") -> "Pairs":
+        """The sums of both; the keys of `others` may be in any order."""
+        key, place = np.unique(np.concatenate([self.key, others.key]), return_inverse=True)
+        return Pairs(key, np.bincount(place, np.concatenate([self.value, others.value])))
+
+
 class ClickModel:
     """Click probabilities from a published version.
 
@@ -87,6 +105,10 @@ class ClickModel:
         size = len(self._category)
         similar = tuple(tensors[f"similar_{part}"] for part in ("data", "indices", "indptr"))
         self._similar = sparse.csr_matrix(similar, shape=(size, size))
+        self._similar.sort_indices()
+        self._similar_rows = (
+            self._similar.data, self._similar.indices.astype(np.int64), self._similar.indptr.tolist()
+        )  # fmt: skip
 
     @classmethod
     async def load(cls, store: Store, version: str) -> "ClickModel | None":
@@ -120,21 +142,19 @@ class ClickModel:
         self, readers: Sequence[Reader], queries: Sequence[Sequence[str]], now: float
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Inputs of the network for M shoppers, and which of their C candidates it knows (M, C)."""
-        sizes = np.array([len(texts) for texts in queries])
+        sizes = np.array([len(part) for part in queries])
         starts = np.concatenate([[0], np.cumsum(sizes)])
-        texts = np.array([text for part in queries for text in part], dtype=object)
+        texts = [text for part in queries for text in part]
         code = np.array([self._code.get(text, -1) for text in texts], dtype=np.int64)
         moment = np.repeat(np.arange(len(readers)), sizes)
         query = np.maximum(code, 0)
-        plain = self._plain(readers, moment, query, texts, now)
-        recent = self._recent(readers, now)
-        text = pad(self._text_of_query[query], starts, fill=-1)
+        text, age, action = self._recent(readers, now)
         feed = {
-            "behaviour": self._vectors[recent["text"]],
-            "age": age_buckets(recent["age"]).astype(np.int64),
-            "action": recent["action"].astype(np.int64),
-            "query": self._vectors[text],
-            "plain": pad(plain, starts),
+            "behaviour": self._vectors[text],
+            "age": age_buckets(age).astype(np.int64),
+            "action": action,
+            "query": self._vectors[pad(self._text_of_query[query], starts, fill=-1)],
+            "plain": pad(self._plain(readers, moment, query, queries, now), starts),
         }
         return feed, pad(code >= 0, starts, fill=False)
 
@@ -156,30 +176,39 @@ class ClickModel:
         return [row[:size] for row, size in zip(filled, sizes, strict=True)]
 
     def _plain(
-        self, readers: Sequence[Reader], moment: np.ndarray, query: np.ndarray, texts: np.ndarray, now: float
+        self,
+        readers: Sequence[Reader],
+        moment: np.ndarray,
+        query: np.ndarray,
+        texts: Sequence[Sequence[str]],
+        now: float,
     ) -> np.ndarray:
         """(P, F) in the order of `ctr_inputs.plain_columns`."""
         size, days = len(self._category), self._days_since(now)
         issues, live = self._issues(readers, days, now)
         about = self._about(readers, live, days)
-        similar, nearest = self._similarities(readers, live, days)
-        like = np.asarray(similar[moment, query]).ravel() if len(moment) else np.zeros(0)
-        to_last = similar_to(self._similar, self._latest(readers)[moment], query)
-        spoken = np.array([reader.latest or "" for reader in readers], dtype=object)[moment]
-        own = own_columns(issues, moment * size + query, about[moment, 1])
+        similar, nearest = self._similar_to_history(readers, live, days)
+        pair = moment * size + query
+        like = similar.at(pair)
+        own = own_columns(issues, pair, about[moment, 1])
         flags = np.zeros((len(readers), self._n_profile), np.float32)
         for row, reader in enumerate(readers):
             flags[row, reader.taste.profile] = 1.0
-        columns = [
+        words = [alike(r.latest or "", text) for r, part in zip(readers, texts, strict=True) for text in part]
+        columns = (
             own,
             category_columns(issues, self._category, moment, query),
             self._shop[query],
-            np.column_stack([like, to_last, letters(spoken, texts)]),
+            like,
+            self._similar_to_latest(readers).at(pair),
+            np.fromiter(chain.from_iterable(words), np.float32).reshape(-1, 2),
             about[moment],
-            np.column_stack([own[:, 3] > 0, self._popular[query], (like > 0) & (like >= nearest[moment])]),
+            own[:, 3] > 0,
+            self._popular[query],
+            (like > 0) & (like >= nearest[moment]),
             flags[moment],
-        ]
-        return np.hstack(columns).astype(np.float32)
+        )
+        return _side_by_side(columns, len(query))
 
     def _days_since(self, now: float) -> float:
         """Days from the day after the published log to now, in the log's own time where it is stale.
@@ -199,9 +228,7 @@ class ClickModel:
         ]
         key, age = (np.array(column) for column in zip(*live, strict=True)) if live else _NOTHING
         since = Issues.of(key.astype(np.int64), np.maximum(age, 0.0))
-        rows = [np.frombuffer(reader.taste.issues, ISSUE) for reader in readers]
-        old = np.concatenate(rows)
-        owner = np.repeat(np.arange(len(rows)), [len(part) for part in rows])
+        owner, old = _rows([reader.taste.issues for reader in readers], ISSUE)
         aged = 0.5 ** (days / np.array(HALF_LIVES)[:, None])
         both = Issues(
             np.concatenate([owner * size + old["query"], since.key]),
@@ -231,56 +258,82 @@ class ClickModel:
             axis=1,
         )
 
-    def _similarities(
+    def _similar_to_history(
         self, readers: Sequence[Reader], live: Issues, days: float
-    ) -> tuple[sparse.csr_matrix, np.ndarray]:
-        """(M, Q) similarity to the history, and (M,) that of the last query that counts as near."""
+    ) -> tuple[Pairs, np.ndarray]:
+        """Similarities to the histories, and (M,) that of the last query that counts as near."""
         size, m = len(self._category), len(readers)
-        rows = [np.frombuffer(reader.taste.similar, SIMILAR) for reader in readers]
-        old = np.concatenate(rows)
-        owner = np.repeat(np.arange(m), [len(part) for part in rows])
+        owner, old = _rows([reader.taste.similar for reader in readers], SIMILAR)
         aged = old["value"].astype(np.float64) * 0.5 ** (days / OWN_HALF_LIVES[-1])
-        similar = sparse.csr_matrix((aged, (owner, old["query"])), shape=(m, size))
+        similar = Pairs(owner * size + old["query"], aged)
         if len(live.key):
             decayed = live.decayed[len(OWN_HALF_LIVES) - 1]
             history = sparse.csr_matrix((decayed, (live.key // size, live.key % size)), shape=(m, size))
-            similar = (similar + history @ self._similar).tocsr()
+            more = (history @ self._similar).tocoo()
+            similar = similar.plus(Pairs(more.row.astype(np.int64) * size + more.col, more.data))
         nearest = np.zeros(m)
-        for row in range(m):
-            values = similar.data[similar.indptr[row] : similar.indptr[row + 1]]
-            if len(values) > self._near:
-                nearest[row] = np.partition(values, -self._near)[-self._near]
+        bounds = np.searchsorted(similar.key, np.arange(m + 1) * size)
+        for row in np.flatnonzero(np.diff(bounds) > self._near):
+            values = similar.value[bounds[row] : bounds[row + 1]]
+            nearest[row] = np.partition(values, -self._near)[-self._near]
         return similar, nearest
 
-    def _latest(self, readers: Sequence[Reader]) -> np.ndarray:
-        """(M,) numbers of the latest queries, -1 where there is none or it is not published."""
-        since = (any(p.query for p in reader.since) for reader in readers)
-        return np.array(
-            [
-                self._code.get(reader.latest or "", -1) if live else reader.taste.latest
-                for reader, live in zip(readers, since, strict=True)
-            ]
+    def _similar_to_latest(self, readers: Sequence[Reader]) -> Pairs:
+        """Similarities to the latest queries."""
+        size, data, indices, indptr = len(self._category), *self._similar_rows
+        parts = [
+            (row * size, slice(indptr[latest], indptr[latest + 1]))
+            for row, latest in enumerate(map(self._latest, readers))
+            if latest >= 0
+        ]
+        if not parts:
+            return Pairs(np.zeros(0, np.int64), np.zeros(0))
+        return Pairs(
+            np.concatenate([start + indices[part] for start, part in parts]),
+            np.concatenate([data[part] for _, part in parts]),
         )
 
-    def _recent(self, readers: Sequence[Reader], now: float) -> np.ndarray:
-        """BEHAVIOUR rows (M, L), newest first; text -1 and action 0 beyond the history."""
+    def _latest(self, reader: Reader) -> int:
+        """The number of the latest query, -1 where there is none or it is not published."""
+        if any(p.query for p in reader.since):
+            return self._code.get(reader.latest or "", -1)
+        return reader.taste.latest
+
+    def _recent(self, readers: Sequence[Reader], now: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Text rows, ages in days, actions (M, L), newest first; text -1 and action 0 beyond the history."""
         rows = np.zeros((len(readers), self._behaviours), BEHAVIOUR)
         rows["text"] = -1
         days = self._days_since(now)
         for row, reader in enumerate(readers):
             since = reader.since[: self._behaviours]
             for place, p in enumerate(since):
-                rows[row, place] = (self._text(p.text), (now - p.at) / DAY_S, _ACTION[p.action])
+                # days are added to all below
+                rows[row, place] = (self._text(p.text), (now - p.at) / DAY_S - days, _ACTION[p.action])
             old = np.frombuffer(reader.taste.recent, BEHAVIOUR)[: self._behaviours - len(since)]
-            part = rows[row, len(since) : len(since) + len(old)]
-            part["text"], part["action"] = old["text"], old["action"]
-            part["age"] = old["age"] + days
-        return rows
+            rows[row, len(since) : len(since) + len(old)] = old
+        return rows["text"], rows["age"] + days, rows["action"].astype(np.int64)
 
     def _text(self, text: str) -> int:
         key = np.uint64(hashed(text))
         at = int(np.searchsorted(self._text_keys, key))
         return int(self._text_rows[at]) if at < len(self._text_keys) and self._text_keys[at] == key else -1
+
+
+def _side_by_side(columns: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """(P, F) float32 of columns (P,) and blocks of them (P, n). P is the length."""
+    widths = [1 if column.ndim == 1 else column.shape[1] for column in columns]
+    table = np.empty((length, sum(widths)), np.float32)
+    start = 0
+    for column, width in zip(columns, widths, strict=True):
+        table[:, start : start + width] = column.reshape(length, width)
+        start += width
+    return table
+
+
+def _rows(parts: Sequence[bytes], kind: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of all parts as one array, and the part of each. Numpy would promote each part's fields."""
+    sizes = [len(part) // kind.itemsize for part in parts]
+    return np.repeat(np.arange(len(parts)), sizes), np.frombuffer(b"".join(parts), kind)
 
 
 _NOTHING: Final[tuple[np.ndarray, np.ndarray]] = (np.zeros(0, np.int64), np.zeros(0))

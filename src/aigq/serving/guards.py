@@ -6,7 +6,7 @@ holds only queries of k users, or in the allowlist or the configured fallback, w
 
 import time
 import unicodedata
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Collection, Container
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -97,6 +97,7 @@ class Guards:
         self._blocked = WordFile(config.blocklist, clock)
         self._allowed = WordFile(config.allowlist, clock)
         self._verdicts: dict[str, Reason | None] = {}
+        self._fine: set[str] = set()  # those without a reason
         self._judged_by: tuple[object, ...] = (None, None, None)
         self._written = frozenset(normalise_query(q) for queries in config.fallback.values() for q in queries)
 
@@ -104,7 +105,9 @@ class Guards:
         """Whether this surface gets no hints."""
         return surface in self._config.surfaces_off
 
-    def refusals(self, queries: Iterable[str], known: KnownQueries, own: Container[str]) -> dict[str, Reason]:
+    def refusals(
+        self, queries: Collection[str], known: KnownQueries, own: Container[str]
+    ) -> dict[str, Reason]:
         """The first reason against each normalised query that must not be shown.
 
         What does not depend on the shopper is judged once per query, catalogue and state of the word files.
@@ -118,11 +121,15 @@ class Guards:
         judged_by = (known, blocked, allowed)
         same = all(a is b for a, b in zip(judged_by, self._judged_by, strict=True))
         if not same or len(self._verdicts) >= _KEPT:
-            self._verdicts, self._judged_by = {}, judged_by
+            self._verdicts, self._fine, self._judged_by = {}, set(), judged_by
         verdicts, refused = self._verdicts, dict[str, Reason]()
+        if self._fine.issuperset(queries) and not self._config.own_history_only:
+            return refused
         for query in queries:
             if query not in verdicts:
                 verdicts[query] = self._judge(query, known, blocked, allowed)
+                if verdicts[query] is None:
+                    self._fine.add(query)
             reason = verdicts[query]
             if self._config.own_history_only and query not in own and reason in _ABOUT_OTHERS:
                 reason = "not_own"

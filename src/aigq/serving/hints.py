@@ -2,23 +2,24 @@
 
 import asyncio
 import logging
+import random
 import time
-import uuid
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from itertools import islice
 from typing import Final, NamedTuple, TypeVar
 
 from aigq.config import Config
 from aigq.serving import blend, channels, keys
 from aigq.serving.blend import Candidate, Hint, Proposals, Ranker, Shopper
 from aigq.serving.catalog import Catalog, Catalogs
-from aigq.serving.channels import Trigger
+from aigq.serving.channels import Scores, Trigger
 from aigq.serving.click_batches import ClickBatches
 from aigq.serving.guards import Guards
 from aigq.serving.lists import Lists
 from aigq.serving.metrics import DAMAGED, GUARDED, HINTS, LEFT_OUT, ROTATED, SHED
-from aigq.serving.state import Base, Event, Live, Neighbours, Past, U2q, intact, recent
+from aigq.serving.state import Base, Event, Live, Past, U2q, intact, recent
 from aigq.serving.stores import Store, StoreError
 from aigq.serving.stores.store import Clock
 from aigq.serving.tracing import traced
@@ -26,6 +27,7 @@ from aigq.serving.users import described
 
 T = TypeVar("T")
 _LOGGER: Final = logging.getLogger("aigq.serving")
+_shown_by: Final = cache(HINTS.labels)
 
 
 class Ask(NamedTuple):
@@ -85,7 +87,7 @@ class Hints:
         """At most n hints. Above `max_in_flight` requests at a time, the popular list without any reading."""
         if self._guards.surface_off(ask.surface):
             GUARDED.labels("surface_off").inc()
-            return Answer(uuid.uuid4().hex, [])
+            return Answer(_new_id(), [])
         busy = self._in_flight >= self._serving.max_in_flight
         if busy:
             SHED.labels("hints").inc()
@@ -106,11 +108,12 @@ class Hints:
         past = recent(known.base, known.live, known.inline)
         half_life = self._config.channels.personal.half_life_days
         own, counts = channels.own_queries(known.base, past, now, half_life)
-        tables = await self._tables(catalog, past, own, end) if read else []
+        personal = channels.from_personal(own, counts)
+        tables = await self._tables(catalog, past, personal.queries, end) if read else []
         proposals = [
             channels.from_u2q(known.base, known.u2q, self._serving.u2q_runs),
             *tables,
-            channels.from_personal(own, counts),
+            personal,
             channels.from_list("popular", catalog.popular, "popular in the shop these days"),
             channels.from_list(
                 "fallback", channels.fallback(self._serving.fallback, ask.locale), "our suggestion"
@@ -121,8 +124,8 @@ class Hints:
         base = known.base if read else None
         hints = await self._blend(shopper, base, proposals, catalog, ask.n, end)
         for channel, count in Counter([hint.channel for hint in hints]).items():
-            HINTS.labels(channel).inc(count)
-        return Answer(uuid.uuid4().hex, hints)
+            _shown_by(channel).inc(count)
+        return Answer(_new_id(), hints)
 
     @traced("rank")
     async def _blend(
@@ -168,24 +171,23 @@ class Hints:
             LEFT_OUT.labels("ranker", "failed").inc()
             return None
 
-    def _allowed(self, queries: Sequence[str], shopper: Shopper, catalog: Catalog) -> list[str]:
+    def _allowed(self, queries: Iterator[str], shopper: Shopper, catalog: Catalog) -> list[str]:
         """The first queries, as many as are ranked, that neither rest nor are refused by a guard.
 
         Each query that is looked at is judged and counted once.
         """
         serving, kept = self._serving, list[str]()
         rest = blend.resting(shopper, serving.rotate_shown, serving.rotate_hours, serving.searched_minutes)
-        looked = 0
-        while looked < len(queries) and len(kept) < serving.candidates:
-            some = queries[looked : looked + serving.candidates - len(kept)]
-            looked += len(some)
-            for query in some:
-                if query in rest:
+        while some := list(islice(queries, serving.candidates - len(kept))):
+            if not rest.keys().isdisjoint(some):
+                for query in rest.keys() & some:
                     ROTATED.labels(rest[query]).inc()
-            refused = self._guards.refusals((q for q in some if q not in rest), catalog, shopper.own)
-            for reason, count in Counter(refused.values()).items():
-                GUARDED.labels(reason).inc(count)
-            kept += [query for query in some if query not in rest and query not in refused]
+                some = [query for query in some if query not in rest]
+            if refused := self._guards.refusals(some, catalog, shopper.own):
+                for reason, count in Counter(refused.values()).items():
+                    GUARDED.labels(reason).inc(count)
+                some = [query for query in some if query not in refused]
+            kept += some
         return kept
 
     async def _known(self, catalog: Catalog, ask: Ask, end: float) -> Known:
@@ -209,20 +211,20 @@ class Hints:
         )  # fmt: skip
 
     async def _tables(
-        self, catalog: Catalog, past: Sequence[Past], own: Mapping[str, float], end: float
+        self, catalog: Catalog, past: Sequence[Past], own: Sequence[str], end: float
     ) -> list[Proposals]:
-        """x2q by the latest behaviours, co-click by latest and favourite own queries, in one reading."""
+        """x2q by the latest behaviours, co-click by latest and favourite `own` queries, in one reading."""
         if not catalog.version or not past:
             return []
         asked = channels.triggers(catalog.version, past, self._serving.triggers)
         latest = [t.past.query or t.past.text for t in asked]
-        favourites = sorted(own, key=own.__getitem__, reverse=True)[: self._serving.triggers]
-        near = {q: keys.coclick(catalog.version, q) for q in dict.fromkeys([*latest, *favourites])}
+        queries = dict.fromkeys([*latest, *own[: self._serving.triggers]])
+        near = {query: keys.coclick(catalog.version, query) for query in queries}
         names = dict.fromkeys([*(key for t in asked for key in t.keys), *near.values()])
         lists = await in_time(["x2q", "coclick"], self._lists.get(list(names)), end)
         if lists is None:
             return []
-        beside = [(query, lists[key]) for query, key in near.items() if lists[key].queries]
+        beside = [(query, lists[key]) for query, key in near.items() if lists[key]]
         return [channels.from_x2q(_backed_off(asked, lists)), channels.from_coclick(beside)]
 
 
@@ -240,10 +242,19 @@ async def in_time(names: Sequence[str], work: Awaitable[T], end: float) -> T | N
     return None
 
 
-def _backed_off(asked: Sequence[Trigger], lists: Mapping[str, Neighbours]) -> list[tuple[Past, Neighbours]]:
+def _backed_off(asked: Sequence[Trigger], lists: Mapping[str, Scores]) -> list[tuple[Past, Scores]]:
     """For each trigger the list of the first of its keys that has one."""
-    found = ((t.past, next((lists[key] for key in t.keys if lists[key].queries), None)) for t in asked)
-    return [(past, neighbours) for past, neighbours in found if neighbours is not None]
+    found = []
+    for past, names in asked:
+        for name in names:
+            if lists[name]:
+                found.append((past, lists[name]))
+                break
+    return found
+
+
+def _new_id() -> str:
+    return f"{random.getrandbits(128):032x}"  # no secret; the operating system's would be a call of its own
 
 
 def _read(kind: type[T], value: bytes | None, family: str) -> T | None:

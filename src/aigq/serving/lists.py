@@ -1,9 +1,11 @@
 """The lists of x2q and co-click, read from the store and kept: a published version never changes."""
 
+import sys
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final
 
+from aigq.serving.channels import Scores
 from aigq.serving.metrics import DAMAGED
 from aigq.serving.state import Neighbours, intact
 from aigq.serving.stores import Store
@@ -12,7 +14,7 @@ KEPT: Final = 20_000
 """Lists in the memory of one process, at most: some 70 MB. The names hold the version, so a new one drives
 out the old."""
 
-_NONE: Final = Neighbours()
+_NONE: Final[Scores] = {}
 
 
 class Lists:
@@ -25,14 +27,14 @@ class Lists:
 
     def __init__(self, store: Store, kept: int = KEPT) -> None:
         self._store, self._most = store, kept
-        self._kept: OrderedDict[str, Neighbours] = OrderedDict()
+        self._kept: OrderedDict[str, Scores] = OrderedDict()
 
-    async def get(self, names: Sequence[str]) -> dict[str, Neighbours]:
+    async def get(self, names: Sequence[str]) -> dict[str, Scores]:
         """The list of each key, empty where there is none; in one reading of the store, or in none.
 
         Raises StoreError when the store does not answer for what is not kept.
         """
-        kept, found = self._kept, dict[str, Neighbours]()
+        kept, found = self._kept, dict[str, Scores]()
         missing = []
         for name in names:
             known = kept.get(name)
@@ -49,8 +51,11 @@ class Lists:
         return found
 
 
-def _read(name: str, value: bytes | None) -> Neighbours:
+def _read(name: str, value: bytes | None) -> Scores:
     found = intact(Neighbours, value)
     if found is None and value is not None:
         DAMAGED.labels(name.split(":", 2)[1]).inc()
-    return found or _NONE
+    if found is None:
+        return _NONE
+    # one string for a query wherever it is listed: less memory, and found by its address
+    return dict(zip(map(sys.intern, found.queries), found.scores, strict=True))

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -22,6 +23,10 @@ from aigq.serving.stores import Store, StoreError
 from aigq.serving.streams import EventLog, LogError, Message
 
 SWEEP_EVERY_S: Final = 60.0
+_SWITCH_S: Final = 0.0002
+"""After so long the event loop lets another thread of the process go on. Those that hand over a request, run
+the CTR model and write the log need Python for microseconds; by default each would wait for 5 ms of a busy
+loop."""
 
 
 class Service:
@@ -57,6 +62,7 @@ class Service:
     @asynccontextmanager
     async def running(self, _app: object = None) -> AsyncIterator[None]:
         """Background work of the process: follow the table, write impressions, sweep."""
+        sys.setswitchinterval(_SWITCH_S)
         with contextlib.suppress(StoreError):  # a store that is away at the start is found later
             if await self.catalogs.refresh():
                 settle()

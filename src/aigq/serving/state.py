@@ -207,8 +207,8 @@ def _order(entry: Past | Shown) -> tuple[float, str, str]:
 
 def recent(base: Base, live: Live, now_events: Sequence[Past] = ()) -> list[Past]:
     """All known behaviours, newest first. Live events that the published history has already are left out."""
-    newer = [past for past in (*live.past, *now_events) if past.at > base.until]
-    return sorted({p.id: p for p in (*base.past, *newer)}.values(), key=lambda p: (p.at, p.id), reverse=True)
+    newer = {past.id: past for past in (*live.past, *now_events) if past.at > base.until}
+    return [*sorted(newer.values(), key=lambda p: (p.at, p.id), reverse=True), *reversed(base.past)]
 
 
 def past_of(event: Event, info: ItemInfo | None, categories: dict[str, str]) -> Past | None:

@@ -80,10 +80,13 @@ def traced(name: str) -> Callable[[Work], Work]:
     """Decorator of a coroutine function: each call is a span."""
 
     def decorate(work: Work) -> Work:
-        @wraps(work)
-        async def later(*args: Any, **options: Any) -> Any:
+        async def inside(*args: Any, **options: Any) -> Any:
             with span(name):
                 return await work(*args, **options)
+
+        @wraps(work)
+        def later(*args: Any, **options: Any) -> Any:
+            return (work if _tracer is None else inside)(*args, **options)
 
         return later  # type: ignore[return-value]
 

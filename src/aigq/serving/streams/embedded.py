@@ -1,7 +1,9 @@
 """SQLite in WAL mode: a log that several processes of one machine share.
 
-All work runs in one thread of its own, since SQLite blocks. `synchronous=NORMAL`: a killed process loses
-nothing, a power cut may lose the last transactions, and never damages the file.
+All work runs in one thread of its own, since SQLite blocks; cursors are closed there, since one that ends in
+another thread resets a statement that may be in use again by then (SQLITE_MISUSE under load).
+`synchronous=NORMAL`: a killed process loses nothing, a power cut may lose the last transactions, and never
+damages the file.
 """
 
 import asyncio
@@ -30,6 +32,7 @@ from aigq.serving.streams.log import (
 T = TypeVar("T")
 _WAIT_S: Final = 30.0
 _PAGE: Final = 1000
+_AT_ONCE: Final = 100  # rows written by one statement
 _SCHEMA: Final = """
 create table if not exists events(
     seq integer primary key autoincrement, part integer not null, user text not null, body blob not null,
@@ -72,9 +75,16 @@ class SqliteLog:
     async def append(self, messages: Sequence[Message]) -> None:
         """See EventLog. One transaction."""
         now = self._clock()
-        rows = [(partition_of(m.user), m.user, m.body, now) for m in messages]
-        insert = "insert into events(part, user, body, received) values (?, ?, ?, ?)"
-        await self._write(lambda db: _run_all(db, insert, rows))
+
+        def work(db: sqlite3.Connection) -> None:
+            # many rows a statement: at the end of each one this thread waits for the event loop to let it on
+            for start in range(0, len(messages), _AT_ONCE):
+                part = messages[start : start + _AT_ONCE]
+                rows = ", ".join(["(?, ?, ?, ?)"] * len(part))
+                values = [value for m in part for value in (partition_of(m.user), m.user, m.body, now)]
+                db.execute(f"insert into events(part, user, body, received) values {rows}", values).close()
+
+        await self._write(work)
 
     async def lease(self, group: str, worker: str, seconds: float) -> list[int]:
         """See EventLog."""
@@ -129,7 +139,7 @@ class SqliteLog:
     async def set_aside(self, record: Record, reason: str) -> None:
         """See EventLog."""
         row = (record.user, record.body, reason, self._clock())
-        await self._write(lambda db: _run_all(db, "insert into dead values (?, ?, ?, ?)", [row]))
+        await self._write(lambda db: db.execute("insert into dead values (?, ?, ?, ?)", row).close())
 
     async def dead_letters(self, n: int) -> list[DeadLetter]:
         """See EventLog."""
@@ -214,15 +224,6 @@ class SqliteLog:
                 raise LogError(f"the log {self._path} failed: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
-
-
-def _run_all(db: sqlite3.Connection, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
-    """One statement for each row.
-
-    Returns no cursor: one that ends in the caller's thread resets the statement, which this thread may be
-    using again by then (SQLITE_MISUSE under load).
-    """
-    db.executemany(statement, rows)
 
 
 def _lease(db: sqlite3.Connection, group: str, worker: str, now: float, until: float) -> None:
