@@ -500,7 +500,7 @@ torch.save = saving
 """
 WITHIN_PREPARE = """
 from aigq.samples import prepare
-prepare._numbered = stop
+prepare._in_order = stop
 """
 BETWEEN_OLD_AND_NEW = """
 rename = pathlib.Path.rename
