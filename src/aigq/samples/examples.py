@@ -97,14 +97,15 @@ def targets(events: ir.Table, hints: ir.Table, unit: str, judged_from: int) -> i
 def clicked_hints(hints: ir.Table) -> ir.Table:
     """The clicked hints of every exposure, in the columns of `targets`."""
     first = _clicks(hints).group_by("user_id", "request_id", "query").agg(place=lambda t: t.ts.min())
-    cuts = exposures(hints).select("user_id", "request_id", "cut")
+    cuts, _ = _slots(hints)
     joined = first.join(cuts, ["user_id", "request_id"])
     return joined.select("user_id", "cut", "query", "place", "request_id")
 
 
 def wanted_after_hints(events: ir.Table, hints: ir.Table) -> ir.Table:
     """What was clicked or searched for on a day after its first exposure, in the columns of `targets`."""
-    cuts = exposures(hints).select("user_id", "request_id", "cut").mutate(day=lambda t: day_of(t.cut))
+    cuts, _ = _slots(hints)
+    cuts = cuts.mutate(day=day_of(cuts.cut))
     row = ibis.struct({"cut": cuts.cut, "request_id": cuts.request_id})
     firsts = cuts.group_by("user_id", "day").agg(first=row.collect().sort())
     firsts = firsts.mutate(first=lambda t: t.first[0])
