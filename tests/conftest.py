@@ -1,9 +1,11 @@
 """Fixtures of several folders."""
 
 import os
+import shutil
 import subprocess
 
 import pytest
+from serving_helpers import RedisServer
 
 
 @pytest.fixture
@@ -22,3 +24,12 @@ def disk(tmp_path):
     if os.path.ismount(folder):
         # lazily, since the traceback of a failed test may keep a file open
         subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory):
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed")
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()

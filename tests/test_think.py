@@ -1,11 +1,11 @@
 """Think from the command line, on the made-up log of test_cli: trained after Direct, a row of the table."""
 
 import json
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import test_zero_shot
 import torch
 import yaml
 
@@ -22,9 +22,6 @@ from aigq.training.encoding import EncodedLists
 from aigq.training.grpo import make_task
 from aigq.training.materials import make_materials
 from test_cli import GAMES, SMALL, write_log
-
-sys.path.append(str(Path(__file__).parent / "recall"))  # the endpoint, shared with the zero-shot row
-import test_zero_shot
 
 endpoint = test_zero_shot.endpoint
 

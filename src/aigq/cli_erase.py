@@ -30,7 +30,7 @@ def erase_user(
         raise UsageError("give the id of a user")
     run = common.open()
     default_store, default_log = default_urls(run.folder)
-    with redirect_stdout(sys.stderr):
+    with run.alone(), redirect_stdout(sys.stderr):
         result = erase(run, name, store or default_store, log or default_log)
     if common.json:
         show(result, None, as_json=True)

@@ -151,6 +151,11 @@ class ThinkConfig(Section):
     rationale_tokens: int = Field(64, ge=8, description="longest reasoning, in training and in decoding")
     max_points: int = Field(8, ge=1, description="most interest points of one output")
     max_triggers: int = Field(8, ge=1, description="most behaviours that one point names")
+    imitation_max_steps: int | None = Field(
+        None,
+        ge=1,
+        description="after Direct's imitation so many steps on the ranker's lists in Think's form; null: none",
+    )
     max_steps: int | None = Field(None, ge=1, description="steps on the labels; null: as in sft")
     learning_rate: float = Field(5e-4, gt=0, description="on the labels: more is new than for Direct")
 

@@ -139,7 +139,7 @@ class Run:
         Raises:
             UsageError: another command works in the folder.
         """
-        with self._alone():
+        with self.alone():
             records = self._records()
             for name in list(records):
                 if name == stage or _made_from(name, stage):
@@ -192,7 +192,7 @@ class Run:
         Raises:
             UsageError: the folder holds artefacts of another config, or another command works in it.
         """
-        with self._alone():
+        with self.alone():
             yield from self._recorded(stage)
 
     @cached_property
@@ -201,8 +201,12 @@ class Run:
         return FileLock(self.folder / ".lock", blocking=False)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other commands from this folder; the lock goes with the process, however it ends."""
+    def alone(self) -> Iterator[None]:
+        """Keep other commands from this folder; the lock goes with the process, however it ends.
+
+        Raises:
+            UsageError: another command works in the folder.
+        """
         try:
             self._lock.acquire()
         except Timeout:

@@ -18,7 +18,6 @@ import pyarrow.parquet as pq
 import pytest
 import redis
 import yaml
-from serving_helpers import RedisServer
 
 from aigq.cli import main
 from aigq.erased import Erased
@@ -81,15 +80,6 @@ def shop(finished, tmp_path, monkeypatch):
     shutil.copytree(finished, tmp_path / "shop")
     monkeypatch.chdir(tmp_path / "shop")
     return tmp_path / "shop"
-
-
-@pytest.fixture(scope="module")
-def redis_server(tmp_path_factory):
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
 
 
 def publish(store, log, users=(USER, "visitor-3")):
@@ -216,6 +206,14 @@ def test_again_and_for_strangers(shop, capsys):
     out = capsys.readouterr().out
     assert "found nowhere" in out
     assert USER not in out
+
+
+def test_nothing_is_erased_while_another_command_works_in_the_run(shop, capsys):
+    before = places_of(shop, USER)
+    with Run.open(shop / "run", resolve(None, shop / "run", ())[0]).alone():
+        assert main(["erase-user", USER, "--run", "run"]) == 2
+    assert "another aigq command works in" in capsys.readouterr().err
+    assert places_of(shop, USER) == before
 
 
 @pytest.mark.parametrize("where", ["remove_caches", "erase_tables", "prepare_again", "_describe"])

@@ -1,26 +1,10 @@
 import os
-import shutil
-import sys
 import uuid
-from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "recall")]
-
-from serving_helpers import KafkaServer, RedisServer, make_run
+from serving_helpers import KafkaServer, make_run
 
 from aigq.prepared import Prepared
-
-
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory):
-    if shutil.which("redis-server") is None:
-        pytest.skip("redis-server is not installed")
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.stop()
 
 
 @pytest.fixture

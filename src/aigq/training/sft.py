@@ -42,9 +42,12 @@ def variant(config: Config, system: str) -> Config:
         raise ConfigError(f"unknown system {system}; known: {', '.join(GENERATORS)}")
     if system in THINK:
         think, sft = config.think, config.sft
-        changes = {"max_steps": think.max_steps or sft.max_steps, "learning_rate": think.learning_rate}
+        changes: dict[str, Any] = {"learning_rate": think.learning_rate}
+        changes["max_steps"] = think.max_steps or sft.max_steps
         if system in FROM_DIRECT and think.from_direct:
-            changes["imitation_epochs"] = 0.0  # it has been done
+            changes["imitation_max_steps"] = think.imitation_max_steps
+            if not think.imitation_max_steps:
+                changes["imitation_epochs"] = 0.0  # Direct's is the only one
         config = config.model_copy(update={"sft": sft.model_copy(update=changes)})
     if system == "direct_sft_ranked":
         return config.model_copy(update={"prompt": config.prompt.model_copy(update={"style": "verbose"})})
