@@ -116,22 +116,22 @@ def results() -> str:
 
 
 def short_results() -> str:
-    """Query HR and novel Query HR of every row of the committed tables."""
-    text = []
-    for table in tables():
-        text += [
-            f"**{title(table)}**\n",
-            f"| system | Query HR@{table['k']} | novel | Cate HR | unique cates |",
-        ]
-        text.append("|---|---|---|---|---|")
-        for row in table["rows"]:
-            low, high = row["ci95"]["query_hr"]
-            figures = (row["novel_query_hr"], row["cate_hr"])
-            cells = " | ".join("–" if value is None else f"{value:.3f}" for value in figures)
-            hit = f"{row['query_hr']:.3f} [{low:.3f}, {high:.3f}]"
-            text.append(f"| {row['system']} | {hit} | {cells} | {row['unique_cates']:.1f} |")
-        text.append("")
+    """One table: Query HR of every row on every committed data set, what each is above it."""
+    found = tables()
+    (k,) = {table["k"] for table in found}
+    rows = {table["dataset"]: {row["system"]: row for row in table["rows"]} for table in found}
+    systems = dict.fromkeys(system for of in rows.values() for system in of if ":" not in system)
+    text = [*(f"- **{table['dataset']}**: {title(table).partition(' · ')[2]}" for table in found), ""]
+    text += [f"| Query HR@{k} | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
+    for system in systems:
+        cells = [_short(of[system]) if system in of else "" for of in rows.values()]
+        text.append(f"| {system} | " + " | ".join(cells) + " |")
     return "\n".join(text)
+
+
+def _short(row: dict[str, Any]) -> str:
+    low, high = row["ci95"]["query_hr"]
+    return f"{row['query_hr']:.3f} [{low:.3f}, {high:.3f}]"
 
 
 def _interval(value: float | None, ci: list[float]) -> str:
