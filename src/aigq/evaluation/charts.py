@@ -17,6 +17,9 @@ PALETTE = (
     "#2a9d9d",
     "#777777",
 )
+DASHES = ([1, 0], [6, 3], [2, 2])
+"""Beyond ten lines colours come again, with another dash."""
+
 INK, MUTED, GRID = "#1c2733", "#5b6875", "#e3e8ed"
 FONT = "Helvetica Neue, Helvetica, Arial, sans-serif"
 ROW_HEIGHT = 26
@@ -62,7 +65,7 @@ def curve(result: Mapping[str, Any], width: int = 620) -> str:
         for row in result["rows"]
         for k, value in enumerate(row["query_hr_curve"], start=1)
     ]
-    color = _color([row["system"] for row in result["rows"]])
+    color, dash = _color_and_dash([row["system"] for row in result["rows"]])
     chart = (
         alt.Chart(alt.Data(values=points))
         .mark_line(strokeWidth=2.2, point=result["k"] == 1)
@@ -70,7 +73,7 @@ def curve(result: Mapping[str, Any], width: int = 620) -> str:
             x=alt.X("k:Q", title="K", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(nice=False)),
             y=alt.Y("value:Q", title="Query HR@K"),
             color=color,
-            strokeDash=alt.StrokeDash("system:N", sort=None, legend=None),
+            strokeDash=dash,
         )
         .properties(width=width, height=260)
     )
@@ -139,12 +142,16 @@ def _point(system: str, value: float | None, ci: Sequence[float | None] | None) 
     return {"system": system, "value": value, "low": low, "high": high}
 
 
-def _color(systems: Sequence[str]) -> Any:
+def _color_and_dash(systems: Sequence[str]) -> tuple[Any, Any]:
+    """A look of its own for each of up to thirty lines, in one legend."""
     import altair as alt
 
-    scale = alt.Scale(domain=list(systems), range=[PALETTE[i % len(PALETTE)] for i in range(len(systems))])
-    legend = alt.Legend(title=None, symbolStrokeWidth=3, labelLimit=200, orient="right")
-    return alt.Color("system:N", sort=None, scale=scale, legend=legend)
+    places = range(len(systems))
+    colors = alt.Scale(domain=list(systems), range=[PALETTE[i % len(PALETTE)] for i in places])
+    dashes = alt.Scale(domain=list(systems), range=[DASHES[i // len(PALETTE) % len(DASHES)] for i in places])
+    legend = alt.Legend(title=None, symbolStrokeWidth=3, symbolSize=300, labelLimit=200, orient="right")
+    color = alt.Color("system:N", sort=None, scale=colors, legend=legend)
+    return color, alt.StrokeDash("system:N", sort=None, scale=dashes, legend=legend)
 
 
 def _svg(chart: Any) -> str:
