@@ -2,6 +2,7 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from channel_contract import K_USERS, check
 from recall_shop import GROUPS
@@ -72,6 +73,22 @@ def test_an_empty_history_has_only_what_the_shop_knows(prepared: Prepared) -> No
     assert len(empty)
     assert np.isfinite(empty).all()
     assert (empty[:, FEATURES.index("own_count")] == 0).all()
+
+
+def test_similarities_are_what_a_moment_may_know(prepared: Prepared) -> None:
+    rows, moments = prepared.training_rows(), prepared.moments(prepared.split("train"))
+    day = moments[len(moments) // 2].day
+    asked = [m for m in moments if m.day == day and m.history.num_rows]
+    known = FeatureMaker(prepared, rows, K_USERS).pairs(asked)
+    without = rows.filter(pc.not_equal(rows["day"], day))
+    assert rows.num_rows > without.num_rows
+    blind = FeatureMaker(prepared, without, K_USERS).pairs(asked)
+    np.testing.assert_array_equal(known.query, blind.query)
+    np.testing.assert_array_equal(known.values, blind.values)
+    later = [moment(prepared, (1, "sled"))]
+    columns = [FEATURES.index(name) for name in ("similar", "similar_to_last")]
+    of_all = FeatureMaker(prepared, rows, K_USERS).pairs(later).values[:, columns]
+    assert not np.array_equal(of_all, FeatureMaker(prepared, without, K_USERS).pairs(later).values[:, columns])
 
 
 def test_what_k_users_have_not_issued_is_no_candidate(prepared: Prepared) -> None:

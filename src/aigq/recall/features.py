@@ -19,11 +19,10 @@ from aigq.models.columns import (
     category_columns,
     letters,
     own_columns,
-    similar_to,
 )
 from aigq.prepared import CausalCounts, Moment, Prepared
-from aigq.recall.coclick import similarities
 from aigq.recall.histories import Rows, Servable, best_columns, rows_of
+from aigq.recall.similar import Similarities
 
 SHOP_HALF_LIVES: Final = (1.0, 4.0, 16.0, 64.0)
 NEIGHBOURS: Final = 200
@@ -86,7 +85,7 @@ class FeatureMaker:
 
     Args:
         prepared: the prepared tables.
-        rows: the behaviours from which similarities are learned.
+        rows: the behaviours from which similarities are learned, for moments among them from earlier ones.
         k_users: distinct users that must have issued a query before it is a candidate.
         popular: candidates from the shop's top queries of the last days.
         similar: candidates most similar to the history.
@@ -99,7 +98,7 @@ class FeatureMaker:
         self.vocabulary = self._shop[0].queries
         self._popular, self.n_similar = popular, similar
         self._servable = Servable(self._shop[0], k_users)
-        self.similarities = similarities(rows, self.vocabulary, NEIGHBOURS)
+        self.similarities = Similarities(rows, self.vocabulary, NEIGHBOURS)
         names = sorted(set(prepared.category_of.values()))
         numbers = {name: i for i, name in enumerate(names)}
         of = prepared.category_of
@@ -119,8 +118,8 @@ class FeatureMaker:
         history = sparse.csr_matrix(
             (0.5 ** (rows.age / OWN_HALF_LIVES[-1]), (rows.moment, rows.query)), shape=(len(moments), size)
         )
-        similar = (history @ self.similarities).toarray()
         days = np.array([m.day for m in moments], dtype=np.int64)
+        similar = self.similarities.to_history(days, history)
         top = {int(day): self.top(int(day)) for day in np.unique(days)}
         latest = np.full(len(moments), -1)
         order = np.argsort(-rows.age, kind="stable")
@@ -139,7 +138,7 @@ class FeatureMaker:
         """(P, len(FEATURES)): `moment` (P,) are positions in `known`, `query` (P,) in the vocabulary."""
         size, about = len(self.vocabulary), known.about
         last = known.latest[moment]
-        to_last = similar_to(self.similarities, last, query)
+        to_last = self.similarities.to_latest(known.days[moment], last, query)
         spoken, texts = np.where(last >= 0, self.vocabulary[last], ""), self.vocabulary[query]
         alike = letters(spoken.tolist(), texts.tolist())
         values = np.hstack(

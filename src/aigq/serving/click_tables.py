@@ -111,7 +111,7 @@ class ClickTables:
         every = np.arange(len(maker.vocabulary))
         popular = np.zeros(len(every), np.uint8)
         popular[maker.top(self._day)] = 1
-        similar = strongest(maker.similarities.tocsr(), NEIGHBOURS)
+        similar = strongest(maker.similarities.all.tocsr(), NEIGHBOURS)
         names = json.dumps(list(allowed), ensure_ascii=False).encode()
         settings = {key: self._settings[key] for key in ("calibration", "unknown", "behaviours")}
         settings |= {"day": self._day, "near": maker.n_similar, "profile": len(self._settings["profile"])}
