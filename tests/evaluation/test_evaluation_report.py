@@ -75,12 +75,6 @@ def test_intervals_are_short_on_terminals(bounds, short):
     assert render._compact(bounds) == short
 
 
-def test_json(capsys):
-    result = evaluated()[0]
-    render.show(result, as_json=True)
-    assert json.loads(capsys.readouterr().out) == result
-
-
 class Page(HTMLParser):
     """Collects tags and whatever would be fetched or run."""
 

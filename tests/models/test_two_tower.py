@@ -41,7 +41,7 @@ def test_training_fits_a_rule_and_is_deterministic() -> None:
     targets = [np.array([3 + i % 3]) for i in range(90)]
     outputs = []
     for _ in range(2):
-        model, losses = tower(), []
+        model = tower()
         train(
             model,
             histories,
@@ -51,11 +51,10 @@ def test_training_fits_a_rule_and_is_deterministic() -> None:
             batch_size=30,
             learning_rate=1e-2,
             seed=0,
-            on_epoch=lambda _, loss, losses=losses: losses.append(loss),
         )
         with torch.inference_mode():
             scores = model.users(*histories.take(np.arange(3))) @ model.queries(torch.arange(3, 6)).T
         outputs.append(scores.numpy())
-        assert losses[-1] < losses[0] / 4
-    assert outputs[0].argmax(1).tolist() == [0, 1, 2]
+    chances = np.exp(outputs[0]) / np.exp(outputs[0]).sum(1, keepdims=True)
+    assert (np.diag(chances) > 0.8).all()
     assert np.array_equal(*outputs)

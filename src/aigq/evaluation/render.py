@@ -1,8 +1,6 @@
-"""The table on a terminal, as plain text in a pipe, or as JSON."""
+"""The table on a terminal, or as plain text in a pipe."""
 
-import json
 import re
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,11 +55,8 @@ COLUMNS = (
 )
 
 
-def show(result: Mapping[str, Any], *, as_json: bool = False, console: Console | None = None) -> None:
-    """Print the content of metrics.json: JSON, a table for a terminal, or plain text when piped."""
-    if as_json:
-        print(json.dumps(result, ensure_ascii=False, allow_nan=False), file=sys.stdout)
-        return
+def show(result: Mapping[str, Any], *, console: Console | None = None) -> None:
+    """Print the content of metrics.json: a table for a terminal, or plain text when piped."""
     console = console or Console(highlight=False)
     if not console.is_terminal:
         console = Console(file=console.file, width=PLAIN_WIDTH, no_color=True, highlight=False)

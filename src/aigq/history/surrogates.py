@@ -1,7 +1,5 @@
 """An item in the words that shoppers search with. Paper section 3.1, item-to-text."""
 
-from typing import Protocol
-
 import ibis
 import ibis.expr.types as ir
 
@@ -10,16 +8,10 @@ from aigq.history.normalise import query_forms
 from aigq.history.queries import Led, most_frequent
 
 
-class SurrogateWriter(Protocol):
-    """Writes the text of every item, from the items and from the queries that led to them in training."""
-
-    def __call__(self, items: ir.Table, led: Led, k_users: int) -> ir.Table:
-        """Returns item_id, text; items without a text are left out."""
-        ...
-
-
 def template(items: ir.Table, led: Led, k_users: int) -> ir.Table:
     """The query that most often led to the item, else its title with brand, else its leaf category.
+
+    Returns item_id, text; items that have none of these are left out.
 
     Args:
         items: item_id, title, brand, leaf.

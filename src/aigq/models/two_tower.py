@@ -1,7 +1,8 @@
 """Two towers over a frozen text encoder: what a shopper did recently, and a query, into one space."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from aigq.models.columns import ACTIONS, AGE_EDGES
+
+TARGETS_PER_SAMPLE: Final = 4  # drawn per history and epoch
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,6 @@ def train(
     batch_size: int,
     learning_rate: float,
     seed: int,
-    targets_per_sample: int = 4,
-    on_epoch: Callable[[int, float], None] | None = None,
 ) -> None:
     """Fit in place with Adam and a linear decay.
 
@@ -115,8 +116,6 @@ def train(
         batch_size: histories per step.
         learning_rate: first value; falls linearly to 0.
         seed: of the order and of the drawn targets.
-        targets_per_sample: targets drawn per history and epoch.
-        on_epoch: told the epoch and its mean loss.
     """
     rng = np.random.default_rng(seed)
     log_share = torch.from_numpy(np.log(np.maximum(popularity, 1) / max(popularity.sum(), 1))).float()
@@ -124,31 +123,40 @@ def train(
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: max(0.0, 1 - step / steps))
     model.train()
-    for epoch in range(epochs):
-        order, total = rng.permutation(len(targets)), 0.0
+    for _ in range(epochs):
+        order = rng.permutation(len(targets))
         for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            drawn = [_draw(targets[row], targets_per_sample, rng) for row in rows]
-            candidates, columns = np.unique(np.concatenate(drawn), return_inverse=True)
-            owner = np.repeat(np.arange(len(rows)), [len(d) for d in drawn])
-            positive = np.stack([np.isin(candidates, targets[row]) for row in rows])
-            index = torch.from_numpy(candidates)
-            loss = sampled_softmax(
-                model.users(*histories.take(rows)),
-                model.queries(index),
-                torch.from_numpy(positive),
-                torch.from_numpy(np.stack([owner, columns], axis=1)),
-                log_share[index],
-            )
+            loss = _loss(model, histories, targets, log_share, order[start : start + batch_size], rng)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
-            total += float(loss.detach()) * len(rows)
-        if on_epoch is not None:
-            on_epoch(epoch, total / max(1, len(order)))
     model.eval()
 
 
-def _draw(targets: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    return targets if len(targets) <= n else rng.choice(targets, n, replace=False)
+def _loss(
+    model: TwoTower,
+    histories: HistoryArrays,
+    targets: Sequence[np.ndarray],
+    log_share: Tensor,
+    rows: np.ndarray,
+    rng: np.random.Generator,
+) -> Tensor:
+    """Of one batch: these rows' histories, and a few targets drawn of each; `log_share` (T,)."""
+    drawn = [_draw(targets[row], rng) for row in rows]
+    candidates, columns = np.unique(np.concatenate(drawn), return_inverse=True)
+    owner = np.repeat(np.arange(len(rows)), [len(d) for d in drawn])
+    positive = np.stack([np.isin(candidates, targets[row]) for row in rows])
+    index = torch.from_numpy(candidates)
+    return sampled_softmax(
+        model.users(*histories.take(rows)),
+        model.queries(index),
+        torch.from_numpy(positive),
+        torch.from_numpy(np.stack([owner, columns], axis=1)),
+        log_share[index],
+    )
+
+
+def _draw(targets: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    few = len(targets) <= TARGETS_PER_SAMPLE
+    return targets if few else rng.choice(targets, TARGETS_PER_SAMPLE, replace=False)

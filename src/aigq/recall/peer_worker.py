@@ -9,7 +9,6 @@ script. FOLDER holds `job.json` and the Parquet files named there; integers ever
 """
 
 import json
-import os
 import pickle
 import sys
 from pathlib import Path
@@ -26,8 +25,6 @@ EPOCH = np.datetime64("2020-01-01T00:00:00", "s")
 def main(folder: Path) -> None:
     """Do what job.json says."""
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    os.environ.setdefault("OMP_NUM_THREADS", str(job["threads"]))
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     if job["model"] == "sasrec":
         import torch
 
