@@ -154,7 +154,8 @@ class ThinkConfig(Section):
     imitation_max_steps: int | None = Field(
         None,
         ge=1,
-        description="after Direct's imitation so many steps on the ranker's lists in Think's form; null: none",
+        description="after Direct's imitation so many steps on the ranker's lists in Think's form; "
+        "null: none",
     )
     max_steps: int | None = Field(None, ge=1, description="steps on the labels; null: as in sft")
     learning_rate: float = Field(5e-4, gt=0, description="on the labels: more is new than for Direct")

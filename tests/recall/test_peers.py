@@ -33,12 +33,13 @@ def test_contract_of_sasrec(prepared: Prepared, tmp_path: Path) -> None:
 
 def test_missing_python_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIGQ_BENCH_PYTHON", raising=False)
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(BenchMissing) as error:
-        bench_python(start=tmp_path)
+        bench_python()
     assert INSTALL in str(error.value)
     monkeypatch.setenv("AIGQ_BENCH_PYTHON", str(tmp_path / "nowhere"))
     with pytest.raises(BenchMissing, match="nowhere"):
-        bench_python(start=tmp_path)
+        bench_python()
 
 
 def test_the_environment_variable_comes_first_then_the_folder(
@@ -51,9 +52,10 @@ def test_the_environment_variable_comes_first_then_the_folder(
     binary.chmod(0o755)
     deeper = tmp_path / "a" / "b"
     deeper.mkdir(parents=True)
-    assert bench_python(start=deeper) == binary
+    monkeypatch.chdir(deeper)
+    assert bench_python() == binary
     monkeypatch.setenv("AIGQ_BENCH_PYTHON", "/bin/sh")
-    assert bench_python(start=deeper) == Path("/bin/sh")
+    assert bench_python() == Path("/bin/sh")
 
 
 def test_a_failing_worker_is_one_clear_error(prepared: Prepared, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def available() -> bool:
     return True
 
 
-def bars(result: Mapping[str, Any], metric: str, width: int = 190) -> str | None:
+def bars(result: Mapping[str, Any], metric: str) -> str | None:
     """Horizontal bars of one metric with 95 % intervals; None when no row has the metric."""
     import altair as alt
 
@@ -52,11 +52,11 @@ def bars(result: Mapping[str, Any], metric: str, width: int = 190) -> str | None
     )
     bar = base.mark_bar(height=14, cornerRadiusEnd=2).encode(x=x, color=color)
     rule = base.mark_rule(color=INK, strokeWidth=1.5).encode(x="low:Q", x2="high:Q")
-    chart = alt.layer(bar, rule).properties(width=width, height=ROW_HEIGHT * len(rows))
+    chart = alt.layer(bar, rule).properties(width=190, height=ROW_HEIGHT * len(rows))
     return _svg(chart)
 
 
-def curve(result: Mapping[str, Any], width: int = 620) -> str:
+def curve(result: Mapping[str, Any]) -> str:
     """Query HR@K for every K up to the main one, a line per system."""
     import altair as alt
 
@@ -75,12 +75,12 @@ def curve(result: Mapping[str, Any], width: int = 620) -> str:
             color=color,
             strokeDash=dash,
         )
-        .properties(width=width, height=260)
+        .properties(width=620, height=260)
     )
     return _svg(chart)
 
 
-def slices(result: Mapping[str, Any], width: int = 165) -> str:
+def slices(result: Mapping[str, Any]) -> str:
     """Query HR with intervals on cold and warm shoppers, repeated and novel queries, side by side."""
     import altair as alt
 
@@ -107,11 +107,11 @@ def slices(result: Mapping[str, Any], width: int = 165) -> str:
     dot = base.mark_circle(size=70, color=PALETTE[0], opacity=1).encode(x=x)
     header = alt.Header(title=None, labelFontSize=12, labelFontWeight="bold", labelColor=INK, labelFont=FONT)
     panel = alt.layer(rule, dot, data=alt.Data(values=points))
-    chart = panel.properties(width=width, height=ROW_HEIGHT * len(result["rows"]))
+    chart = panel.properties(width=165, height=ROW_HEIGHT * len(result["rows"]))
     return _svg(chart.facet(column=alt.Column("slice:N", sort=order, header=header), spacing=24))
 
 
-def lines(points: Sequence[Mapping[str, Any]], title: str, axis: str, width: int = 190) -> str:
+def lines(points: Sequence[Mapping[str, Any]], title: str, axis: str) -> str:
     """Curves of a training, one or several in a chart.
 
     Args:
@@ -132,7 +132,7 @@ def lines(points: Sequence[Mapping[str, Any]], title: str, axis: str, width: int
             y=alt.Y("value:Q", title=None, axis=alt.Axis(tickCount=4), scale=alt.Scale(zero=False)),
             color=alt.Color("line:N", sort=None, scale=scale, legend=legend),
         )
-        .properties(width=width, height=120)
+        .properties(width=190, height=120)
     )
     return _svg(chart)
 

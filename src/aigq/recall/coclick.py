@@ -17,34 +17,26 @@ class CoClick:
     """Neighbours of the shopper's own queries.
 
     The similarity of two queries is the dot product of their user vectors (users damped by how much they
-    issue), divided by the first one's norm and the second one's norm ** `popularity_power`, plus
-    `item_weight` times the same on their item vectors, each part scaled to a largest value of 1. A shopper's
-    score for a query is the sum of the similarities to her own queries, weighted by their decayed frequency.
+    issue), divided by the first one's norm, plus the same on their item vectors, each part scaled to a
+    largest value of 1. Not divided by the second one's norm as well, as the cosine is, it favours popular
+    neighbours: best on validation days. A shopper's score for a query is the sum of the similarities to her
+    own queries, weighted by their decayed frequency.
 
     Args:
         neighbours: kept per query.
         half_life_days: decay of the shopper's own behaviours at request time.
         k_users: distinct users that must have issued a query before it is shown.
-        item_weight: share of the same-item evidence beside the same-user evidence.
         self_weight: similarity of a query to itself, where the strongest neighbour has 1; 0 gives own queries
             no bonus. At 100 own queries lead and neighbours fill the list: best on validation days.
-        popularity_power: 1 is the cosine; 0, best on validation days, favours popular neighbours.
     """
 
     name = "coclick"
 
     def __init__(
-        self,
-        neighbours: int,
-        half_life_days: float,
-        k_users: int,
-        item_weight: float = 1.0,
-        self_weight: float = 100.0,
-        popularity_power: float = 0.0,
+        self, neighbours: int, half_life_days: float, k_users: int, self_weight: float = 100.0
     ) -> None:
         self._neighbours, self._half_life, self._k = neighbours, half_life_days, k_users
-        self._item_weight, self._self_weight = item_weight, self_weight
-        self._power = popularity_power
+        self._self_weight = self_weight
         self._counts: CausalCounts | None = None
         self._similar = sparse.csr_matrix((0, 0), dtype=np.float32)
         self._query_of_item: dict[str, str] = {}
@@ -54,7 +46,7 @@ class CoClick:
         self._counts = CausalCounts(prepared.query_days, None)
         vocabulary = self._counts.queries
         rows = prepared.training_rows()
-        kept = similarities(rows, vocabulary, self._neighbours, self._item_weight, self._power)
+        kept = similarities(rows, vocabulary, self._neighbours)
         itself = self._self_weight * sparse.eye(len(vocabulary), format="csr")
         self._similar = (kept + itself).astype(np.float32)
         self._query_of_item = _main_query(rows.filter(pc.is_valid(rows["query"])))
@@ -91,15 +83,13 @@ class CoClick:
         return [str(q) for q in self._counts.queries[own.indices[np.argmax(shares, axis=0)]]]
 
 
-def similarities(
-    rows: pa.Table, vocabulary: np.ndarray, neighbours: int, item_weight: float = 1.0, power: float = 0.0
-) -> sparse.csr_matrix:
+def similarities(rows: pa.Table, vocabulary: np.ndarray, neighbours: int) -> sparse.csr_matrix:
     """The strongest similarities (Q, Q) of the queries of behaviours, as `CoClick` describes them."""
     rows = rows.filter(pc.is_valid(rows["query"]))
     query = codes_in(rows["query"], vocabulary)
     by_user = _incidence(rows["user_id"], query, len(vocabulary))
     by_item = _incidence(rows["item_id"], query, len(vocabulary))
-    similar = _similarity(by_user, power) + item_weight * _similarity(by_item, power)
+    similar = _similarity(by_user) + _similarity(by_item)
     return strongest(similar.tocsr(), neighbours)
 
 
@@ -116,11 +106,11 @@ def _incidence(owners: pa.ChunkedArray, query: np.ndarray, size: int) -> sparse.
     return sparse.diags(1.0 / np.sqrt(distinct)) @ matrix
 
 
-def _similarity(matrix: sparse.csr_matrix, power: float) -> sparse.csr_matrix:
+def _similarity(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
     """Similarities (Q, Q) of the columns of an incidence (owners, Q); the diagonal is empty."""
     norms = np.sqrt(np.asarray(matrix.multiply(matrix).sum(axis=0)).ravel())
     inverse = np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
-    products = (sparse.diags(inverse) @ (matrix.T @ matrix) @ sparse.diags(inverse**power)).tocsr()
+    products = (sparse.diags(inverse) @ (matrix.T @ matrix)).tocsr()
     products.setdiag(0.0)
     products.eliminate_zeros()
     return products / max(float(products.max()), 1e-12) if products.nnz else products

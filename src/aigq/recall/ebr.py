@@ -1,7 +1,7 @@
 """Embedding-based retrieval: two towers, and the nearest queries of a shopper's vector."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from aigq.models.two_tower import HistoryArrays
 
 
-_EXPANSION = 256  # vectors that a search in the graph looks at
+MAX_SAMPLES: Final = 40_000  # trained on at most so many, seeded, to bound the time of `fit`
+_EXPANSION: Final = 256  # vectors that a search in the graph looks at
 
 
 class Ebr:
@@ -28,17 +29,13 @@ class Ebr:
         config: sizes and training.
         encoder: embeds behaviours and queries.
         k_users: distinct users that must have issued a query before it is learned or shown.
-        seed: of the weights and of the order of training.
-        max_samples: train on at most so many seeded samples, to bound the time of `fit`.
+        seed: of the weights, of the order of training and of the samples trained on, see MAX_SAMPLES.
     """
 
     name = "ebr"
 
-    def __init__(
-        self, config: EbrConfig, encoder: TextEncoder, k_users: int, seed: int, max_samples: int = 40_000
-    ) -> None:
+    def __init__(self, config: EbrConfig, encoder: TextEncoder, k_users: int, seed: int) -> None:
         self._config, self._encoder, self._k, self._seed = config, encoder, k_users, seed
-        self._max_samples = max_samples
         self._counts: CausalCounts | None = None
         self._model: Any = None
         self._texts = np.zeros(0, dtype=object)
@@ -133,9 +130,9 @@ class Ebr:
         usable = np.array([i for i, row in enumerate(targets) if len(row) and before[i] > 0], dtype=np.int64)
         if not len(usable):
             raise EmptyLogError("ebr: no training sample has a history and a query that may be learned")
-        if len(usable) > self._max_samples:
+        if len(usable) > MAX_SAMPLES:
             rng = np.random.default_rng(self._seed)
-            usable = np.sort(rng.choice(usable, self._max_samples, replace=False))
+            usable = np.sort(rng.choice(usable, MAX_SAMPLES, replace=False))
         return samples.take(pa.array(usable)), [targets[i] for i in usable]
 
     def _histories(self, moments: Sequence[Moment]) -> "HistoryArrays":

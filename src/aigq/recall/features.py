@@ -26,6 +26,8 @@ from aigq.recall.similar import Similarities
 
 SHOP_HALF_LIVES: Final = (1.0, 4.0, 16.0, 64.0)
 NEIGHBOURS: Final = 200
+POPULAR: Final = 120
+"""Candidates from the shop's top queries of the last days."""
 
 FEATURES: Final = (
     *(f"own_{h:g}d" for h in OWN_HALF_LIVES),  # the shopper's own issues of the query, decayed
@@ -87,16 +89,13 @@ class FeatureMaker:
         prepared: the prepared tables.
         rows: the behaviours from which similarities are learned, for moments among them from earlier ones.
         k_users: distinct users that must have issued a query before it is a candidate.
-        popular: candidates from the shop's top queries of the last days.
-        similar: candidates most similar to the history.
     """
 
-    def __init__(
-        self, prepared: Prepared, rows: pa.Table, k_users: int, popular: int = 120, similar: int = 60
-    ) -> None:
+    n_similar: Final = 60  # candidates most similar to the history
+
+    def __init__(self, prepared: Prepared, rows: pa.Table, k_users: int) -> None:
         self._shop = [CausalCounts(prepared.query_days, h) for h in SHOP_HALF_LIVES]
         self.vocabulary = self._shop[0].queries
-        self._popular, self.n_similar = popular, similar
         self._servable = Servable(self._shop[0], k_users)
         self.similarities = Similarities(rows, self.vocabulary, NEIGHBOURS)
         names = sorted(set(prepared.category_of.values()))
@@ -171,7 +170,7 @@ class FeatureMaker:
         """Positions of the shop's top queries of the days before."""
         issues = [counts.before(day)[0] for counts in self._shop]
         shares = np.max([n / max(n.sum(), 1e-300) for n in issues], axis=0)
-        return np.argsort(-shares, kind="stable")[: self._popular]
+        return np.argsort(-shares, kind="stable")[:POPULAR]
 
     def candidates(self, known: Known) -> tuple[np.ndarray, np.ndarray]:
         """Pairs (moment, query) of own, popular and similar queries that may be shown, in that order."""

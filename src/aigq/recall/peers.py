@@ -11,7 +11,7 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,9 @@ from aigq.recall.channel import BenchMissing, Hint
 from aigq.recall.histories import DAY, codes_in, rows_of
 
 PeerName = Literal["sasrec", "ease", "als"]
-VARIABLE = "AIGQ_BENCH_PYTHON"
-INSTALL = (
+VARIABLE: Final = "AIGQ_BENCH_PYTHON"
+THREADS: Final = 2  # of the worker
+INSTALL: Final = (
     "python -m venv .venv-bench && .venv-bench/bin/pip install "
     "'rectools[torch]>=0.19,<0.20' 'implicit>=0.7.3,<0.8' 'pyarrow>=18,<22'"
 )
@@ -36,21 +37,21 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def bench_python(variable: str = VARIABLE, start: Path | None = None) -> Path:
+def bench_python() -> Path:
     """The Python that has rectools and implicit.
 
-    It is the one named by the environment variable, else `.venv-bench/bin/python` in `start` (default: the
-    current folder) or a folder above it.
+    It is the one named by the environment variable VARIABLE, else `.venv-bench/bin/python` in the current
+    folder or in one above it.
 
     Raises:
         BenchMissing: neither is there; the message has the install command.
     """
-    named = os.environ.get(variable)
+    named = os.environ.get(VARIABLE)
     if named:
         if shutil.which(named) is None:
-            raise BenchMissing(f"{variable}={named} is not a program; install it with: {INSTALL}")
+            raise BenchMissing(f"{VARIABLE}={named} is not a program; install it with: {INSTALL}")
         return Path(named)
-    here = (start or Path.cwd()).resolve()
+    here = Path.cwd()
     for folder in (here, *here.parents):
         python = folder / ".venv-bench" / "bin" / "python"
         if python.exists():
@@ -71,7 +72,6 @@ class Peer:
         folder: where files are exchanged and the fitted model is kept.
         python: the interpreter; default: `bench_python()` at fit.
         settings: replaces single values of SETTINGS[name].
-        threads: of the worker.
     """
 
     def __init__(
@@ -82,11 +82,10 @@ class Peer:
         folder: Path,
         python: Path | None = None,
         settings: dict[str, Any] | None = None,
-        threads: int = 2,
     ) -> None:
         self.name: str = name
         self._k, self._seed, self._folder, self._python = k_users, seed, folder, python
-        self._settings = SETTINGS[name] | (settings or {}) | {"seed": seed, "threads": threads}
+        self._settings = SETTINGS[name] | (settings or {}) | {"seed": seed, "threads": THREADS}
         self._counts: CausalCounts | None = None
         self._items = np.zeros(0, dtype=object)
 
@@ -144,12 +143,11 @@ class Peer:
         job = {"model": self.name, "task": task, "n": n, "items": len(self._items), **self._settings}
         (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         worker = Path(__file__).with_name("peer_worker.py")
-        threads = str(self._settings["threads"])
         done = subprocess.run(
             [str(self._python), str(worker), str(folder)],
             capture_output=True,
             text=True,
-            env=os.environ | {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ""},
+            env=os.environ | {"OMP_NUM_THREADS": str(THREADS), "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": ""},
         )
         if done.returncode:
             last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")

@@ -6,7 +6,7 @@ import gzip
 import shutil
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -123,21 +123,18 @@ class Workspace:
                 f"found {', '.join(sorted(found)[:12])}"
             )
 
-    def parquet(self, view: str, paths: Path | Iterable[Path], needed: Sequence[str] = ()) -> None:
-        """A view of one or more Parquet files, plus `_row` (1-based in its file)."""
-        files = [paths] if isinstance(paths, Path) else list(paths)
-        for path in files:
-            self.exists(path)
-        names = ", ".join(sql(path) for path in files)
+    def parquet(self, view: str, path: Path, needed: Sequence[str] = ()) -> None:
+        """A view of a Parquet file, plus `_row` (from 1)."""
+        self.exists(path)
         try:
             self.db.execute(
                 f"CREATE OR REPLACE VIEW {view} AS "
                 "SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS _row "
-                f"FROM read_parquet([{names}], file_row_number = true, union_by_name = true)"
+                f"FROM read_parquet({sql(path)}, file_row_number = true)"
             )
         except duckdb.Error as error:
-            raise SourceError(f"{files[0]}: expected a Parquet file; {first_line(error)}") from None
-        self.require(view, files[0], needed)
+            raise SourceError(f"{path}: expected a Parquet file; {first_line(error)}") from None
+        self.require(view, path, needed)
 
     def require(self, view: str, path: Path, needed: Sequence[str]) -> None:
         """Raise SourceError when a needed column is absent."""

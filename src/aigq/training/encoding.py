@@ -1,6 +1,6 @@
 """From samples to token arrays: what the training loop reads, free of tables and channels."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -126,7 +126,6 @@ def encode_lists(
     tail_weight: float,
     noise: float = 0.0,
     seed: int = 0,
-    tick: Callable[[int], None] = lambda n: None,
 ) -> EncodedLists:
     """Token ids, targets and loss weights. A clicked query and the end weigh 1, the ranker's `tail_weight`.
 
@@ -135,7 +134,6 @@ def encode_lists(
     rng = np.random.default_rng(seed)
     rows: list[Continuation | None] = []
     for label_list in labels:
-        tick(1)
         own = [weight_of(label, tail_weight) for label in label_list]
         row = _queries([label.query for label in label_list], own, vocabulary, noise, rng)
         rows.append(row if label_list else None)
