@@ -549,14 +549,18 @@ def without_seconds(rows):
     return rows
 
 
-def test_ctrl_c_in_training_resumes_where_it_was(aigq, whole):
-    command = ("train", "sft", "--config", "shop.yaml", "--run", "runs/cut")
-    assert aigq("prepare", *command[2:])[0] == DONE
-    code, err = interrupt(AFTER_SECOND_CHECKPOINT, *command, signal="SIGINT")
+@pytest.mark.parametrize(
+    ("verb", "option"), [(("train", "sft"), ("--resume",)), (("table",), ())], ids=["train", "table"]
+)
+def test_ctrl_c_in_training_resumes_where_it_was(aigq, whole, verb, option):
+    run = ("--config", "shop.yaml", "--run", "runs/cut")
+    assert aigq("prepare", *run)[0] == DONE
+    code, err = interrupt(AFTER_SECOND_CHECKPOINT, *verb, *run, signal="SIGINT")
     assert code == INTERRUPTED, err
-    assert one_line(err, f"continue with: aigq {' '.join(command)} --resume")
+    assert one_line(err, f"continue with: aigq {' '.join((*verb, *run, *option))}")
+    assert err.endswith((*run, *option)[-1] + "\n")
     assert "finished" not in json.loads(Path("runs/cut/stages.json").read_text())["sft:direct_il_sft"]
-    code, _, err = aigq(*command, "--resume")
+    code, _, err = aigq(*verb, *run, *option)
     assert code == DONE, err
     assert "step 10:" not in err  # its checkpoint was the second
     assert "step 15:" in err

@@ -554,6 +554,7 @@ def test_a_bug_keeps_its_traceback(failing):
         (["train", "sft", "--config", "a.yaml"], "aigq train sft --config a.yaml --resume"),
         (["train", "sft", "--resume"], "aigq train sft --resume"),
         (["prepare", "--config", "a.yaml"], "aigq prepare --config a.yaml"),
+        (["table", "--config", "a.yaml"], "aigq table --config a.yaml"),
     ],
 )
 def test_ctrl_c_says_how_to_continue(monkeypatch, capsys, tokens, command):

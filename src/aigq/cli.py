@@ -49,7 +49,6 @@ from aigq.stages import (
 )
 from aigq.systems import CTR, GENERATORS, GRPO, SFT, stage_of, thinks
 
-RESUMABLE: Final = frozenset({"demo", "table", "train"})
 DEMO_RECIPE: Final = Path("recipes/demo.yaml")
 _FROM_SCRATCH: Final = (
     "generator.start=null",
@@ -210,10 +209,10 @@ def evaluate(*, common: Common = COMMON) -> int:
 
 
 @app.command
-def table(*, common: Common = COMMON, resume: Resume = False) -> int:
+def table(*, common: Common = COMMON) -> int:
     """Run every stage that is missing, then measure all rows: metrics.json, report.html and the table.
 
-    An interrupted training is continued, with or without --resume.
+    An interrupted training is continued.
     """
     run = common.open()
     run_missing(run)
@@ -293,7 +292,6 @@ def demo(
     from_scratch: Annotated[
         bool, Parameter(help="Build the model anew instead of starting from the starter.")
     ] = False,
-    resume: Resume = False,
     json: Json = False,
 ) -> int:
     """The main job on an example log: import, prepare, train, the table, and hints for three households."""
@@ -379,8 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _how_to_resume(tokens: list[str]) -> str:
-    resumable = bool(tokens) and tokens[0] in RESUMABLE
-    extra = ["--resume"] if resumable and "--resume" not in tokens else []
+    extra = ["--resume"] if tokens[:1] == ["train"] and "--resume" not in tokens else []
     command = " ".join(["aigq", *tokens, *extra])
     return f"finished stages are kept; continue with: {command}"
 

@@ -3,10 +3,9 @@
 import hashlib
 import json
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -14,21 +13,11 @@ from urllib.parse import quote
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from aigq.prepared import Prepared
+from aigq.progress import Advance, task
 from aigq.recall.channel import Hint, RecallChannel, Supplied
 from aigq.tables import LISTS, PREPARED_TABLES
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -163,23 +152,6 @@ def atomic(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
-@contextmanager
-def progress(title: str, total: int) -> Iterator[Advance]:
-    """A progress bar on stderr when it is a terminal, else plain lines at each tenth."""
-    console = Console(stderr=True)
-    if console.is_terminal:
-        columns = (TextColumn("{task.description:<16}"), BarColumn(), MofNCompleteColumn())
-        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console) as bar:
-            task = bar.add_task(title, total=total)
-            yield lambda n: bar.advance(task, n)
-        return
-    done = 0
-    print(f"{title}: fitting, then {total} lists", file=sys.stderr, flush=True)
-
-    def advance(n: int) -> None:
-        nonlocal done
-        tenth, done = 10 * done // max(1, total), done + n
-        if 10 * done // max(1, total) > tenth:
-            print(f"{title}: {done}/{total} lists", file=sys.stderr, flush=True)
-
-    yield advance
+def progress(title: str, total: int) -> AbstractContextManager[Advance]:
+    """Says how many lists of a row are done."""
+    return task(f"lists of {title}", total)
