@@ -13,13 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from aigq.prepared import CausalCounts, Moment, Prepared
+from aigq.prepared import CausalCounts, Moment, Prepared, day_after, latest_moments
 from aigq.progress import task
 from aigq.recall.channel import Hint
 from aigq.runs import Run
-from aigq.serving.run_tables import day_after, latest_moments
 from aigq.systems import CTR, base, stage_of
-from aigq.tables import U2Q
+from aigq.tables import U2Q, write_whole
 
 if TYPE_CHECKING:
     from aigq.models.think import ThinkGenerator
@@ -164,7 +163,7 @@ def _connected(
         zip(prepared.queries["query"].to_pylist(), prepared.queries["issues"].to_pylist(), strict=True)
     )
     table = trigger_table(links, issues, _stranger_clicks(run, prepared, links, day), run.config.x2q)
-    _write(table.replace_schema_metadata(_mark(made_with)), path)
+    write_whole(table.replace_schema_metadata(_mark(made_with)), path)
     shutil.rmtree(path.with_suffix(".parts"))
     return table
 
@@ -218,17 +217,10 @@ def _chunks(
                 if not begun:
                     begin()
                     begun = True
-                _write(write(chunk), file)
+                write_whole(write(chunk), file)
             paths.append(file)
             advance(len(chunk))
     return paths
-
-
-def _write(table: pa.Table, path: Path) -> None:
-    """A Parquet file, whole or not at all."""
-    part = path.with_suffix(".part")
-    pq.write_table(table, part)
-    part.replace(path)
 
 
 def _parts(parent: Path, made_with: list[Any]) -> Path:

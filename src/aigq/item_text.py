@@ -13,7 +13,7 @@ from aigq.models.item_writer import ItemWriter
 from aigq.progress import task
 from aigq.runs import Run
 from aigq.samples.item_pairs import ItemLog, read_item_log
-from aigq.tables import ITEM_TEXT
+from aigq.tables import ITEM_TEXT, write_whole
 from aigq.training.item_text import train_item_text
 
 STAGE = "item_text"
@@ -51,7 +51,7 @@ def write_table(run: Run, log: ItemLog | None = None) -> dict[str, Any]:
             for item, key in zip(log.items, keys, strict=True)
             if key in known
         ]
-        _replace(pa.Table.from_pylist(rows, schema=ITEM_TEXT), path)
+        write_whole(pa.Table.from_pylist(rows, schema=ITEM_TEXT), path)
     return {
         "table": str(path),
         "model": model,
@@ -84,11 +84,3 @@ def _earlier(path: Path, model: str) -> dict[str, str | None]:
     table = pq.read_table(path, schema=ITEM_TEXT)
     table = table.filter(pa.compute.equal(table["model"], model))
     return dict(zip(table["key"].to_pylist(), table["text"].to_pylist(), strict=True))
-
-
-def _replace(table: pa.Table, path: Path) -> None:
-    """A Parquet file, whole or not at all."""
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part")
-    pq.write_table(table, part)
-    part.replace(path)

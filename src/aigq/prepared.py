@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aigq.errors import StageError
@@ -53,7 +54,7 @@ class Prepared:
 
     def split(self, split: Split) -> pa.Table:
         """The samples of one split, in sample order."""
-        return self.samples.filter(pa.compute.equal(self.samples["split"], split))
+        return self.samples.filter(pc.equal(self.samples["split"], split))
 
     def moments(self, samples: pa.Table) -> list[Moment]:
         """One Moment per sample row; histories are zero-copy slices of `behaviours`."""
@@ -66,10 +67,10 @@ class Prepared:
 
     def training_rows(self) -> pa.Table:
         """Behaviours strictly before the first validation day: all that a fit may see."""
-        held_out = self.samples.filter(pa.compute.not_equal(self.samples["split"], "train"))
+        held_out = self.samples.filter(pc.not_equal(self.samples["split"], "train"))
         if held_out.num_rows == 0:
             return self.behaviours
-        return self.behaviours.filter(pa.compute.less(self.behaviours["day"], self.validation_day))
+        return self.behaviours.filter(pc.less(self.behaviours["day"], self.validation_day))
 
     @cached_property
     def validation_day(self) -> int:
@@ -88,6 +89,26 @@ class Prepared:
         """Normalised query -> leaf category, for queries that have one."""
         pairs = zip(self.queries["query"].to_pylist(), self.queries["category"].to_pylist(), strict=True)
         return {query: category for query, category in pairs if category is not None}
+
+
+def day_after(prepared: Prepared) -> int:
+    """The first day after the log, in days since 1970. Raises StageError when there are no behaviours."""
+    if prepared.behaviours.num_rows == 0:
+        raise StageError("the run has no behaviours; there is nothing to recommend from")
+    return int(pc.max(prepared.behaviours["day"]).as_py()) + 1
+
+
+def latest_moments(prepared: Prepared, day: int) -> list[Moment]:
+    """Every user on that day, everything that they ever did as history. `behaviours` is sorted by user."""
+    users = prepared.behaviours["user_id"].combine_chunks().dictionary_encode()
+    codes, names = users.indices.to_numpy(), users.dictionary.to_pylist()
+    starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0])
+    ends = np.r_[starts[1:], len(codes)]
+    cut = np.datetime64(day, "D").astype("datetime64[us]")
+    return [
+        Moment(-1 - number, names[codes[start]], cut, day, prepared.behaviours.slice(start, end - start))
+        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
+    ]
 
 
 class CausalCounts:

@@ -18,9 +18,11 @@ A sample's history is never stored twice: it is rows [first_row, first_row + n_b
 all of them strictly earlier than the sample's cut.
 """
 
+from pathlib import Path
 from typing import Final, Literal, get_args
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 Action = Literal["search", "click", "cart", "purchase", "hint_impression", "hint_click", "exit"]
 ACTIONS: Final[tuple[str, ...]] = get_args(Action)
@@ -192,3 +194,11 @@ PREPARED_TABLES: Final = {
     "samples": SAMPLES,
     "users": USERS,
 }
+
+
+def write_whole(table: pa.Table, path: Path) -> None:
+    """Write a Parquet file, whole or not at all; its folder is made where it is missing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    pq.write_table(table, part)
+    part.replace(path)

@@ -24,7 +24,7 @@ from aigq.models.columns import age_buckets
 from aigq.models.ctr_arrays import Calibration
 from aigq.models.ctr_inputs import ClickInputs, TextTable
 from aigq.models.ctr_scorer import folder_of
-from aigq.prepared import Prepared
+from aigq.prepared import Prepared, day_after, latest_moments
 from aigq.recall.features import FeatureMaker
 from aigq.serving import click_batches, keys
 from aigq.serving.catalog import Catalogs
@@ -34,7 +34,7 @@ from aigq.serving.guards import Guards
 from aigq.serving.hints import Ask, Hints
 from aigq.serving.live_history import Histories
 from aigq.serving.publish import publish
-from aigq.serving.run_tables import RunTables, day_after, latest_moments
+from aigq.serving.run_tables import RunTables
 from aigq.serving.state import Base, Past, decode, encode
 from aigq.serving.stores import StoreError
 from aigq.serving.stores.memory import MemoryStore

@@ -3,7 +3,7 @@
 Everything that came from a log or a config is escaped; charts are inline SVG.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ def _header(result: Mapping[str, Any]) -> str:
         "Validation ends before": dates["test_from"],
         "Users": render.users(result),
         "Samples": f"{result['samples']:,} ({result['unit'].replace('_', ' ')})",
-        "Held-out queries": f"{result['targets']:,}, {_percent(result['novel_targets'])} novel",
+        "Held-out queries": f"{result['targets']:,}, {render.percent(result['novel_targets'])} novel",
         "Seed": str(result["seed"]),
     }
     items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in facts.items())
@@ -155,7 +155,7 @@ def _checks(result: Mapping[str, Any]) -> str:
     heads = "".join(f'<th scope="col">{label}</th>' for label in labels)
     rows = "".join(
         f'<tr><th scope="row">{escape(row["system"])}</th>'
-        + "".join(f"<td>{_percent(row['validity'][rule])}</td>" for rule in rules)
+        + "".join(f"<td>{render.percent(row['validity'][rule])}</td>" for rule in rules)
         + "</tr>"
         for row in result["rows"]
     )
@@ -188,11 +188,6 @@ def _compared(result: Mapping[str, Any], row: Mapping[str, Any]) -> str:
 def _say(result: Mapping[str, Any], metric: str) -> str:
     values = ", ".join(f"{row['system']} {render.number(row[metric], 4)}" for row in result["rows"])
     return f"{metric} at {result['k']}: {values}"
-
-
-def _percent(share: float | None) -> str:
-    percent: Callable[[float], str] = "{:.1%}".format
-    return render.DASH if share is None else percent(share)
 
 
 def _draw(samples: pa.Table, n: int, seed: int) -> pa.Table:

@@ -14,12 +14,10 @@ from transformers import PreTrainedModel
 
 from aigq.config_training import ThinkConfig
 from aigq.history.prompt import SEPARATOR
-from aigq.models.decoding import Choices, ListRow, Node, QueryTree, generate_rows
+from aigq.models.decoding import TOKENS_PER_QUERY, Choices, ListRow, Node, QueryTree, generate_rows
 from aigq.models.think_grammar import DISCOVERY, INTEREST, THINK, Reading, Thought, index_token, read
 from aigq.models.vocabulary import END, Vocabulary
 from aigq.samples.interests import InterestPoint
-
-_TOKENS_PER_QUERY = 6
 
 
 class ThinkRow:
@@ -157,7 +155,7 @@ def generate_thoughts(
 def longest(limits: ThinkConfig, length: int) -> int:
     """Room for a thought of `length` queries, in tokens."""
     named = limits.max_points * (limits.max_triggers + 1)
-    return limits.rationale_tokens + named + length * _TOKENS_PER_QUERY + 2
+    return limits.rationale_tokens + named + length * TOKENS_PER_QUERY + 2
 
 
 def _in_the_shops_words(reading: Reading, tree: QueryTree) -> Thought:

@@ -16,7 +16,7 @@ from scipy import sparse
 from aigq.config import Config
 from aigq.errors import StageError
 from aigq.models.ctr_scorer import SETTINGS_FILE
-from aigq.prepared import CausalCounts, Moment, Prepared
+from aigq.prepared import CausalCounts, Moment, Prepared, day_after, latest_moments
 from aigq.recall.coclick import similarities
 from aigq.recall.histories import batches, entries_of
 from aigq.serving import keys
@@ -200,29 +200,9 @@ class RunTables:
         return found
 
 
-def day_after(prepared: Prepared) -> int:
-    """The first day after the log, in days since 1970. Raises StageError when there are no behaviours."""
-    if prepared.behaviours.num_rows == 0:
-        raise StageError("the run has no behaviours; there is nothing to publish")
-    return int(pc.max(prepared.behaviours["day"]).as_py()) + 1
-
-
 def log_end(prepared: Prepared) -> float:
     """The time of the last behaviour, in seconds since 1970."""
     return float(pc.max(prepared.behaviours["ts"]).cast(pa.int64()).as_py()) / 1e6
-
-
-def latest_moments(prepared: Prepared, day: int) -> list[Moment]:
-    """Every user on that day, everything that they ever did as history. `behaviours` is sorted by user."""
-    users = prepared.behaviours["user_id"].combine_chunks().dictionary_encode()
-    codes, names = users.indices.to_numpy(), users.dictionary.to_pylist()
-    starts = np.flatnonzero(np.r_[True, np.diff(codes) != 0])
-    ends = np.r_[starts[1:], len(codes)]
-    cut = np.datetime64(day, "D").astype("datetime64[us]")
-    return [
-        Moment(-1 - number, names[codes[start]], cut, day, prepared.behaviours.slice(start, end - start))
-        for number, (start, end) in enumerate(zip(starts, ends, strict=True))
-    ]
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table | None:

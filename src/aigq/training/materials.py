@@ -20,6 +20,7 @@ from aigq.config import Config
 from aigq.errors import EmptyLogError, StageError
 from aigq.history.prompt import PromptWriter, clean, profiles_of, special_tokens
 from aigq.models import generator
+from aigq.models.decoding import TOKENS_PER_QUERY
 from aigq.models.direct import prompt_writer
 from aigq.models.think_grammar import THINK_TOKENS
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
@@ -31,7 +32,6 @@ from aigq.training.encoding import EncodedLists, encode_lists, encode_thoughts, 
 from aigq.training.thoughts import Thinker, searches_later, seen_of, thoughts
 
 _RANKED = 200  # queries that each channel scores for the ranker
-_LIST_TOKENS = 6  # room a query may take in the context
 _MOMENTS_AT_ONCE = 2048
 
 
@@ -236,7 +236,7 @@ def _start(
 ) -> Vocabulary:
     """Write the model and the vocabulary to start from, with the marks of Think where it needs them."""
     special = special_tokens(config.prompt, profiles_of(prepared.users).values())
-    context = config.prompt.budget_tokens + config.samples.list_length * _LIST_TOKENS + 1
+    context = config.prompt.budget_tokens + config.samples.list_length * TOKENS_PER_QUERY + 1
     if think and config.think.from_direct:
         folders = direct_start(run)
         model, vocabulary = generator.load(folders[0]), Vocabulary.load(folders[1])
