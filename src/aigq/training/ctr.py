@@ -21,7 +21,6 @@ from torch.nn import functional
 from aigq.config import Config
 from aigq.config_training import CtrConfig
 from aigq.errors import ConfigError, StageError
-from aigq.evaluation.clicks import judge, log_loss
 from aigq.models.ctr import POSITIONS, ClickNet, Inputs, export, quantile_edges
 from aigq.models.ctr_arrays import Calibration, pad
 from aigq.models.ctr_inputs import Recent, TextTable, plain_columns
@@ -30,6 +29,7 @@ from aigq.prepared import Prepared
 from aigq.progress import note, task
 from aigq.training import checkpoints
 from aigq.training.checkpoints import Progress
+from aigq.training.click_quality import judge, log_loss
 from aigq.training.click_rows import ClickData, ClickRows, make_rows
 
 WEIGHTS_FILE: Final = "weights.pt"

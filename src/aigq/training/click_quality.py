@@ -12,6 +12,8 @@ _TINY: Final = 1e-7
 def auc(clicked: np.ndarray, score: np.ndarray) -> float:
     """Share of (clicked, not clicked) pairs in the right order, ties half; NaN without both kinds.
 
+    What scikit-learn's `roc_auc_score` gives, without its checks: those take 3 ms for each of many users.
+
     Args:
         clicked: (P,) 0 or 1.
         score: (P,) higher is more likely.

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigq.evaluation.clicks import auc, auc_by_group, calibration_error, judge, log_loss
+from aigq.training.click_quality import auc, auc_by_group, calibration_error, judge, log_loss
 
 
 def test_auc_by_hand():
