@@ -30,6 +30,15 @@ def test_generated_pages_are_current(name):
     assert (ROOT / "docs" / name).read_text() == generator().pages()[name], "run `make docs`"
 
 
+def test_results_say_on_which_machine_and_with_which_config_they_were_made():
+    module = generator()
+    table = {"dataset": "shop", "config": {"seed": 0}, "machine": "Linux x86_64, 2 cores"}
+    (line,) = module._made(table)
+    assert "Linux x86_64, 2 cores" in line
+    assert "benchmarks/results/table-shop.json" in line
+    assert module._made({"dataset": "shop"}) == []  # of before that was recorded
+
+
 def test_the_readme_names_every_command():
     module = generator()
     readme = (ROOT / "README.md").read_text()

@@ -3,6 +3,7 @@
 import pytest
 
 from aigq.config import parse
+from aigq.errors import UsageError
 from aigq.runs import Run
 
 STAGES = (
@@ -37,3 +38,13 @@ def test_only_what_was_made_from_a_stage_is_forgotten(tmp_path, again, kept):
             pass
     run.forget(again)
     assert [stage for stage in STAGES if run.finished(stage)] == kept
+
+
+def test_labels_depend_on_every_channel_that_may_order_them(tmp_path):
+    """`sft.ranker` may name them: a model over other labels may not be mixed in."""
+    split = {"validation_from": "2024-05-01", "test_from": "2024-05-15"}
+    with Run.open(tmp_path, parse({"split": split})).stage("sft:direct_il_sft"):
+        pass
+    changed = parse({"split": split, "channels": {"ebr": {"epochs": 17}}})
+    with pytest.raises(UsageError, match=r"channels\.ebr\.epochs"):
+        Run.open(tmp_path, changed).check("sft:direct_il_sft")

@@ -26,6 +26,7 @@ SHOWN = (
     ("any hit", "query_hr_any"),
     ("novel", "novel_query_hr"),
     ("Cate HR", "cate_hr"),
+    ("novel Cate HR", "novel_cate_hr"),
     ("Sem. Sim", "sem_sim"),
     ("unique cates", "unique_cates"),
 )
@@ -107,11 +108,11 @@ def results() -> str:
         heads = [*(name for name, _ in SHOWN), f"difference in Query HR@{table['k']}", "trained"]
         text += ["| system | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
         for row in table["rows"]:
-            cells = [_interval(row[key], row["ci95"][key]) for _, key in SHOWN]
+            cells = [_interval(row.get(key), row["ci95"].get(key, [])) for _, key in SHOWN]
             text.append(
                 f"| {row['system']} | " + " | ".join([*cells, _difference(row), _trained(row)]) + " |"
             )
-        text += ["", *(f"- {line}" for line in footnotes(table)), f"- {_packages(table)}", ""]
+        text += ["", *(f"- {line}" for line in [*footnotes(table), *_made(table), _packages(table)]), ""]
     return "\n".join(text)
 
 
@@ -150,6 +151,14 @@ def _trained(row: dict[str, Any]) -> str:
     if not cost:
         return "–"
     return f"{cost['steps']:,} steps, {cost['tokens'] / 1e6:.1f} M tokens, {cost['seconds'] / 60:.0f} min"
+
+
+def _made(table: dict[str, Any]) -> list[str]:
+    """On which machine and with which config; tables of before that was recorded name neither."""
+    if "config" not in table:
+        return []
+    file = f"benchmarks/results/table-{table['dataset']}.json"
+    return [f"made on {table['machine']}; every setting is under `config` in `{file}`"]
 
 
 def _packages(table: dict[str, Any]) -> str:

@@ -29,7 +29,7 @@ from aigq.systems import starts_from
 RUNS: Final = Path("runs")
 
 _PREPARE: Final = ("data", "history", "split", "samples")
-_RANKER: Final = tuple(f"channels.{name}" for name in ("popular", "personal", "coclick", "ranker"))
+_RANKER: Final = tuple(f"channels.{name}" for name in ("popular", "personal", "coclick", "ebr", "ranker"))
 _SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "prompt", "generator", "sft")
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,

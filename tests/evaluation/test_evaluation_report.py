@@ -60,6 +60,13 @@ def test_plain_text_when_piped():
     assert render.DASH in text  # no seconds for the other row
 
 
+def test_a_table_of_before_a_metric_was_there_is_shown_without_it():
+    result = evaluated()[0]
+    for row in result["rows"]:
+        del row["novel_cate_hr"], row["ci95"]["novel_cate_hr"]
+    assert "Novel Cate HR" in printed(result)
+
+
 @pytest.mark.parametrize("width", [80, 160])
 def test_a_terminal_shows_the_best_in_bold(width):
     text = printed(evaluated()[0], force_terminal=True, width=width, color_system="standard")
@@ -128,6 +135,20 @@ def test_the_report_draws_training_curves_when_there_is_a_log(tmp_path):
         "Query HR on validation: Query HR from 0.2000 to 0.2000",
     ]
     assert training_log.read(tmp_path) == []
+
+
+def test_the_report_draws_every_generator_that_left_a_log(tmp_path):
+    folders = ("direct_sft/training", "think_il_sft/training", "think_il_sft/training/imitation")
+    for folder in folders:
+        path = tmp_path / "models" / folder / "log.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text('{"step": 1, "loss": 3.0}\n')
+    html = report(tmp_path)
+    assert re.findall("<h3>([^<]+)</h3>", html) == [
+        "direct_sft",
+        "think_il_sft: imitation of the ranker",
+        "think_il_sft",
+    ]
 
 
 def said(html):

@@ -1,6 +1,7 @@
 """The table end to end on the tiny shop: numbers, differences, reuse of lists, edge cases."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -74,6 +75,28 @@ def test_what_a_number_must_be_quoted_with():
     assert wanted | {"users", "ci95", "seconds_per_1k_users"} <= rows["good"].keys()
     low, high = rows["good"]["ci95"]["query_hr"]
     assert low <= rows["good"]["query_hr"] <= high
+
+
+def test_the_category_of_a_new_query_counts_though_the_query_is_missed():
+    samples = sample_table(
+        [{"id": 1, "user": "a", "targets": ["milk", "bread", "apple"], "novel": [False, True, True]}]
+    )
+    _, rows = evaluate({"good": {1: ["apple", "milk"]}, "kin": {1: ["cheese", "milk"]}}, samples)
+    assert [rows[name]["novel_cate_hr"] for name in ("good", "kin")] == [0.5, 0.0]
+    assert [rows[name]["cate_hr"] for name in ("good", "kin")] == pytest.approx([2 / 3, 1 / 3])
+    assert rows["good"]["ci95"]["novel_cate_hr"] == [0.5, 0.5]
+    assert rows["good"]["difference"]["novel_cate_hr"]["mean"] == 0.5
+    relatives = sample_table([{"id": 1, "user": "a", "targets": ["oat milk"], "novel": [True]}])
+    _, rows = evaluate({"kin": {1: ["cheese"]}}, relatives)
+    assert (rows["kin"]["novel_query_hr"], rows["kin"]["novel_cate_hr"]) == (0.0, 1.0)
+
+
+def test_a_table_holds_the_config_and_the_machine_that_made_it():
+    result, _ = evaluate({"good": GOOD}, bootstrap=150)
+    assert result["config"]["evaluation"]["bootstrap"] == 150
+    assert result["config"]["samples"]["k_users"] == 1
+    assert "path" not in result["config"]["data"]  # where a log lay changes no number
+    assert re.fullmatch(r"\S+ \S+, \d+ cores", result["machine"])
 
 
 def test_identical_rows_do_not_differ():

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import datetime
 
 import numpy as np
@@ -120,6 +121,21 @@ def test_is_trained_once_for_the_same_data_and_settings(prepared: Prepared, tmp_
     moments = prepared.moments(prepared.split("test"))
     assert again.recommend(moments, 5) == first.recommend(moments, 5)
     make(tmp_path, seed=1).fit(prepared)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "place"),
+    [("queries", "category", -1), ("behaviours", "query", 5), ("query_days", "issues", -1)],
+)
+def test_is_trained_again_when_any_cell_that_it_reads_differs(
+    prepared: Prepared, tmp_path, table: str, column: str, place: int
+) -> None:
+    make(tmp_path).fit(prepared)
+    rows = getattr(prepared, table).to_pylist()
+    rows[place][column] = 99 if column == "issues" else "sled"
+    other = pa.Table.from_pylist(rows, schema=getattr(prepared, table).schema)
+    make(tmp_path).fit(replace(prepared, **{table: other}))
     assert len(list(tmp_path.iterdir())) == 2
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from aigq.config import LlmConfig
 from aigq.errors import StageError, UsageError
+from aigq.evaluation.lists import make_lists
 from aigq.prepared import Prepared
 from aigq.recall.answers import MAX_QUERY_CHARACTERS, content_key, parse_queries
 from aigq.recall.zero_shot import ZeroShot, prompt_of
@@ -172,6 +173,17 @@ def test_only_the_first_samples_are_asked(endpoint: Endpoint, prepared: Prepared
     channel.fit(prepared)
     lists = channel.recommend(prepared.moments(prepared.split("test"))[:5], 5)
     assert [bool(hints) for hints in lists] == [True, True, False, False, False]
+
+
+def test_the_first_samples_are_counted_over_the_chunks_of_a_table(
+    endpoint: Endpoint, prepared: Prepared, tmp_path: Path
+) -> None:
+    channel, samples = make(endpoint, tmp_path, max_users=3), prepared.split("test")
+    made = make_lists("zero_shot:tiny", channel, prepared, samples, 5, lambda n: None, chunk=2)
+    assert channel.asked == 3
+    assert made.lists["sample_id"].unique().to_pylist() == samples["sample_id"].to_pylist()[:3]
+    again = make_lists("zero_shot:tiny", channel, prepared, samples, 5, lambda n: None, chunk=2)
+    assert again.lists.equals(made.lists)  # a fit begins anew
 
 
 def test_prompt_holds_nothing_of_the_future(prepared: Prepared) -> None:

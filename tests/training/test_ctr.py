@@ -5,10 +5,12 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,17 +20,20 @@ pytest.importorskip("lightgbm")
 
 from recall_shop import GROUPS, TEST, VALID, build
 
-from aigq.config import Config, parse
-from aigq.errors import ConfigError, StageError
+from aigq.config import Config, EncoderConfig, parse
+from aigq.errors import ConfigError, EmptyLogError, StageError
 from aigq.models.ctr import BINS, ClickNet, Inputs, export, quantile_edges
 from aigq.models.ctr_arrays import Calibration, pad
 from aigq.models.ctr_inputs import TextTable
 from aigq.models.ctr_scorer import ClickModel
 from aigq.recall.ctr import Ctr
+from aigq.tables import EXPOSURES
 from aigq.training import ctr
 from aigq.training.click_rows import make_rows
 
 EPOCH = date(1970, 1, 1)
+DAYS = {"validation_from": EPOCH + timedelta(days=VALID), "test_from": EPOCH + timedelta(days=TEST)}
+SHOP = {"split": {name: str(day) for name, day in DAYS.items()}}
 
 
 class Letters:
@@ -42,10 +47,8 @@ class Letters:
 
 
 def config(**changes) -> Config:
-    days = {"validation_from": EPOCH + timedelta(days=VALID), "test_from": EPOCH + timedelta(days=TEST)}
     section = {"epochs": 4, "eval_every": 6, "batch_size": 24, "dropout": 0.2, "behaviours": 6, "patience": 9}
-    raw = {"split": {k: str(v) for k, v in days.items()}, "ctr": section | changes, "samples": {"k_users": 3}}
-    return parse(raw)
+    return parse({**SHOP, "ctr": section | changes, "samples": {"k_users": 3}})
 
 
 @pytest.fixture(autouse=True)
@@ -271,6 +274,24 @@ def test_training_goes_on_from_an_earlier_model(trained, tmp_path):
         ctr.train_ctr(config(start=str(first), hidden=32), run)
     with pytest.raises(ConfigError, match=r"ctr\.start"):
         ctr.train_ctr(config(start=str(tmp_path)), run)
+    other = config(start=str(first)).model_copy(update={"encoder": EncoderConfig(name="of-another-make")})
+    with pytest.raises(ConfigError, match=r"encoder\.name is of-another-make"):
+        ctr.train_ctr(other, run)
+
+
+@pytest.mark.parametrize(("clicked", "what"), [(False, "nothing"), (True, "every hint")])
+def test_a_split_where_all_hints_are_alike_is_refused(clicked, what):
+    prepared = build()
+    everything = [query for group in GROUPS.values() for query in group]
+    rows = [
+        {name: row[name] for name in EXPOSURES.names if name in row}
+        | {"shown": everything, "clicked": [clicked] * len(everything)}
+        for row in prepared.samples.to_pylist()
+    ]
+    shop = replace(prepared, exposures=pa.Table.from_pylist(rows, schema=EXPOSURES))
+    exposed = parse({**SHOP, "samples": {"unit": "exposure", "k_users": 3}})
+    with pytest.raises(EmptyLogError, match=rf"{what} was clicked in the train split.*not clicked, too"):
+        make_rows(exposed, shop)
 
 
 KILLED = """

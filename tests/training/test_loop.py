@@ -8,11 +8,12 @@ torch = pytest.importorskip("torch")
 
 from aigq.config import GeneratorConfig, PromptConfig
 from aigq.config_training import SftConfig
+from aigq.errors import EmptyLogError
 from aigq.history.prompt import special_tokens
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.samples.labels import Label
-from aigq.training import checkpoints, loop
+from aigq.training import checkpoints, loop, sft
 from aigq.training.encoding import EncodedLists, disorder, encode_lists, next_targets, rename
 
 TINY = GeneratorConfig(hidden_size=32, layers=1, heads=2, kv_heads=1, intermediate_size=64, vocab_size=300)
@@ -155,6 +156,41 @@ def test_a_log_that_was_cut_off_does_not_stop_a_resume(tmp_path, vocabulary, tor
     _, progress = run(tmp_path, vocabulary, resume=True)
     assert progress.step == 18
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()][-1] == 18
+
+
+@pytest.mark.parametrize(("train", "valid", "use"), [(0, 3, "train"), (3, 0, "validate")])
+def test_nothing_to_train_on_or_to_validate_with_is_said(tmp_path, vocabulary, train, valid, use):
+    lists(vocabulary, n=train).save(tmp_path / "train.npz")
+    lists(vocabulary, n=valid).save(tmp_path / "valid.npz")
+    with pytest.raises(EmptyLogError, match=rf"no label list is left to {use} .*samples\.k_users"):
+        sft.announce(tmp_path, SftConfig(), vocabulary, 8)
+
+
+def test_a_checkpoint_without_the_random_numbers_of_gpus_is_read(tmp_path, vocabulary):
+    whole, _ = run(tmp_path / "whole", vocabulary)
+    with pytest.raises(Killed):
+        run(tmp_path / "cut", vocabulary, kill_at=8)
+    checkpoint = tmp_path / "cut" / "checkpoint.pt"
+    state = torch.load(checkpoint, weights_only=True)
+    assert len(state.pop("random_gpus")) == torch.cuda.device_count()
+    torch.save(state, checkpoint)
+    resumed, _ = run(tmp_path / "cut", vocabulary, resume=True)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_random_numbers_of_every_gpu_are_kept(monkeypatch):
+    """Without a GPU: what torch is asked for and given back."""
+    there, given = [torch.tensor([n], dtype=torch.uint8) for n in (1, 2)], []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_rng_state_all", lambda: there)
+    monkeypatch.setattr(torch.cuda, "set_rng_state_all", given.append)
+    states = checkpoints.random_states()
+    checkpoints.set_random_states(states)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)  # resumed on a smaller machine
+    checkpoints.set_random_states(states)
+    checkpoints.set_random_states({"random": states["random"]})  # of before they were kept
+    assert [[int(state) for state in one] for one in given] == [[1, 2], [1], []]
 
 
 def test_the_best_weights_are_replaced_whole(tmp_path, vocabulary):

@@ -1,13 +1,18 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("torch")
 
 from recall_shop import VALID, build
 
-from aigq.training.materials import between, subset
+from aigq.config import parse
+from aigq.history.prompt import shared_profiles
+from aigq.models.direct import prompt_writer
+from aigq.tables import USERS
+from aigq.training.materials import _start, between, subset
 
 
 @pytest.fixture(scope="module")
@@ -44,3 +49,57 @@ def test_a_subset_keeps_the_order_and_is_the_same_for_a_seed(prepared):
     assert len(set(drawn)) == 10
     assert drawn == subset(train, 10, seed=1)["sample_id"].to_pylist()
     assert subset(train, None, seed=1) is train
+
+
+K = 3
+CANARY = "hermit lane 7"
+
+
+def neighbours(prepared, sharing):
+    """Shoppers of one town, `sharing` of whom live in the same small street."""
+    names = prepared.users["user_id"].to_pylist()
+    rows = [
+        {"user_id": name, "profile": {"town": "york", "street": CANARY} if i < sharing else {"town": "york"}}
+        for i, name in enumerate(names)
+    ]
+    return replace(prepared, users=pa.Table.from_pylist(rows, schema=USERS))
+
+
+def settings(style="compressed"):
+    return parse(
+        {
+            "split": {"validation_from": "2026-01-31", "test_from": "2026-02-05"},
+            "samples": {"k_users": K},
+            "prompt": {"profile": ["street", "town"], "style": style},
+            "generator": {"hidden_size": 32, "layers": 1, "heads": 2, "kv_heads": 1, "vocab_size": 300}
+            | {"intermediate_size": 32, "init_from_encoder": False},
+        }
+    )
+
+
+@pytest.mark.parametrize(("sharing", "told"), [(1, False), (K - 1, False), (K, True)])
+def test_a_profile_value_of_fewer_than_k_users_is_in_no_file_and_in_no_prompt(
+    prepared, tmp_path, sharing, told
+):
+    shop = neighbours(prepared, sharing)
+    _start(settings(), tmp_path, shop, shop.queries, tmp_path / "init", think=False)
+    files = [file.read_bytes() for file in (tmp_path / "init").iterdir()]
+    assert any(CANARY.encode() in content for content in files) == told
+    assert any(b"<town=york>" in content for content in files)
+    first = shop.users["user_id"].to_pylist()[0]
+    moment = next(m for m in shop.moments(shop.split("test")) if m.user_id == first)
+    for style in ("compressed", "verbose"):
+        (pieces,) = prompt_writer(settings(style), tmp_path, shop).pieces([moment])
+        assert (CANARY in "".join(pieces.head)) == told
+        assert "york" in "".join(pieces.head)
+
+
+def test_only_shoppers_of_training_samples_count_towards_k(prepared):
+    shop = neighbours(prepared, K)
+    away = shop.users["user_id"].to_pylist()[0]
+    users, splits = (np.asarray(shop.samples[name]) for name in ("user_id", "split"))
+    fewer = replace(shop, samples=shop.samples.filter((users != away) | (splits != "train")))
+    fields = ["town", "street"]
+    assert shared_profiles(shop, fields, K)[away] == {"street": CANARY, "town": "york"}
+    assert shared_profiles(fewer, fields, K)[away] == {"town": "york"}
+    assert shared_profiles(shop, [], K)[away] == {}

@@ -3,6 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aigq.errors import StageError
 from aigq.training import rewards
 
 
@@ -16,8 +17,9 @@ def test_gamma_maps_the_95th_percentile_to_the_cap():
 
 
 def test_probabilities_that_are_all_zero_are_refused():
-    with pytest.raises(ValueError, match="nothing to scale"):
-        rewards.ctr_gain(np.zeros(10), 1.0)
+    for chances in (np.zeros(10), np.zeros(0)):
+        with pytest.raises(StageError, match=r"nothing to scale.*Train the CTR model"):
+            rewards.ctr_gain(chances, 1.0)
 
 
 def test_rouge_l_by_hand():

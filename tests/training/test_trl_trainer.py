@@ -76,13 +76,13 @@ def test_a_training_under_trl_moves_the_weights_and_keeps_checkpoints(tmp_path):
     assert (tmp_path / "checkpoint-2").is_dir()
 
 
-def fit(folder, *, resume=False, **changes):
+def fit(folder, *, resume=False, model=None, report=lambda entry: None, **changes):
     """A training under TRL with its records; validation finds every later model better."""
     words = rl_toys.vocabulary()
     config = rl_toys.config(**changes)
     found = iter(range(1, 100))
     return grpo.fit_trl(
-        rl_toys.model(words),
+        model or rl_toys.model(words),
         words,
         rl_toys.task(words, config),
         config,
@@ -90,7 +90,7 @@ def fit(folder, *, resume=False, **changes):
         resume=resume,
         seed=3,
         validate=lambda policy: {"query_hr": 0.01 * next(found)},
-        report=lambda entry: None,
+        report=report,
     )
 
 
@@ -135,6 +135,29 @@ def test_a_training_under_trl_goes_on_where_it_was_cut_off(tmp_path):
     assert max(entry["reward"] for entry in steps_of(tmp_path)) < 9
     fit(tmp_path, steps=1)
     assert [entry["step"] for entry in steps_of(tmp_path)] == [1], "a new training went on from another"
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("prompts", [4, 2])  # a pass over the six prompts is one step, or three
+def test_a_resumed_training_under_trl_equals_an_uninterrupted_one(tmp_path, prompts):
+    size = {"prompts": prompts, "prompts_at_once": 2}
+
+    def die(entry):
+        if entry["step"] == 3:
+            raise Killed
+
+    whole, cut, resumed = (rl_toys.model(rl_toys.vocabulary()) for _ in range(3))
+    fit(tmp_path / "whole", model=whole, **size)
+    with pytest.raises(Killed):
+        fit(tmp_path / "cut", model=cut, report=die, **size)  # the checkpoint is of step 2
+    fit(tmp_path / "cut", model=resumed, resume=True, **size)
+    rewards = [[entry["reward"] for entry in steps_of(tmp_path / name)] for name in ("whole", "cut")]
+    assert rewards[0] == rewards[1]
+    for name, weight in whole.state_dict().items():
+        assert torch.equal(weight, resumed.state_dict()[name]), name
 
 
 def test_prompts_that_cannot_be_shared_out_equally_are_refused(tmp_path, monkeypatch):
@@ -207,6 +230,7 @@ def test_other_versions_of_trl_are_refused_by_name(monkeypatch):
 def test_the_methods_that_are_overridden_exist_in_trl():
     for name in (
         "_calculate_rewards",
+        "_get_train_sampler",
         "_generate_and_score_completions",
         "_get_per_token_logps_and_entropies",
     ):

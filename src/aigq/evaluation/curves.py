@@ -9,7 +9,7 @@ import numpy as np
 
 from aigq import training_log
 from aigq.evaluation import charts
-from aigq.systems import GRPO
+from aigq.systems import GRPO, SFT
 
 Log = list[dict[str, Any]]
 
@@ -31,7 +31,6 @@ _REINFORCED: Final = (
     Curve("entropy of a token", {"entropy": "entropy"}),
     Curve("groups without signal", {"no_signal": "share"}),
 )
-_IL_SFT: Final = Path("models/direct_il_sft/training")
 _ADVICE: Final = (
     "<p>A CTR reward that rises while ROUGE-L falls is reward hacking; falling entropy with fewer queries or "
     "categories per list is collapse. A group teaches nothing where all its lists have the same rewards.</p>"
@@ -39,11 +38,14 @@ _ADVICE: Final = (
 
 
 def trainings(run: Path) -> str:
-    """Charts of every training of the run that left a log, as HTML; empty where none did."""
-    supervised = (("Imitation of the ranker", _IL_SFT / "imitation"), ("IL-SFT", _IL_SFT))
-    parts = [_charts(title, _SUPERVISED, training_log.read(run / folder)) for title, folder in supervised]
-    logs = {system: training_log.read(run / "models" / system / "training") for system in GRPO}
-    rewarded = [_charts(system, _REINFORCED, log) for system, log in logs.items()]
+    """Charts of every generator of the run whose training left a log, as HTML; empty where none did."""
+    folders = {system: run / "models" / system / "training" for system in (*SFT, *GRPO)}
+    parts = []
+    for system in SFT:
+        imitation = training_log.read(folders[system] / "imitation")
+        parts.append(_charts(f"{system}: imitation of the ranker", _SUPERVISED, imitation))
+        parts.append(_charts(system, _SUPERVISED, training_log.read(folders[system])))
+    rewarded = [_charts(system, _REINFORCED, training_log.read(folders[system])) for system in GRPO]
     return "".join(parts) + (_ADVICE if any(rewarded) else "") + "".join(rewarded)
 
 

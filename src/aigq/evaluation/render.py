@@ -40,6 +40,12 @@ COLUMNS = (
     Column("unique_cates", "Unique cates", "distinct leaf categories in the list", decimals=1, at_k=False),
     Column("novel_query_hr", "Novel HR", "Query HR on queries that the shopper had never issued before"),
     Column(
+        "novel_cate_hr",
+        "Novel Cate HR",
+        "Cate HR on queries that the shopper had never issued before",
+        minor=True,
+    ),
+    Column(
         "repeat_query_hr", "Repeat HR", "Query HR on queries that the shopper had issued before", minor=True
     ),
     Column(
@@ -171,7 +177,7 @@ def visible(result: Mapping[str, Any], *, narrow: bool = False) -> list[Column]:
 def best(rows: Iterable[Mapping[str, Any]], column: Column) -> float | None:
     """The best value of a column as printed; None when no row has one, or only one row is there."""
     values: list[float] = [
-        round(row[column.key], column.decimals) for row in rows if row[column.key] is not None
+        round(value, column.decimals) for row in rows if (value := row.get(column.key)) is not None
     ]
     if len(values) < 2:
         return None
@@ -180,7 +186,7 @@ def best(rows: Iterable[Mapping[str, Any]], column: Column) -> float | None:
 
 def is_best(result: Mapping[str, Any], row: Mapping[str, Any], column: Column) -> bool:
     """True for the best value of its column, ties included."""
-    value = row[column.key]
+    value = row.get(column.key)
     return value is not None and round(value, column.decimals) == best(result["rows"], column)
 
 
@@ -205,7 +211,7 @@ def interval(row: Mapping[str, Any], column: Column) -> str:
 
 def _cell(result: Mapping[str, Any], row: Mapping[str, Any], column: Column, stacked: bool) -> Text:
     style = "bold" if is_best(result, row, column) else ""
-    cell = Text(number(row[column.key], column.decimals), style=style)
+    cell = Text(number(row.get(column.key), column.decimals), style=style)
     cell.append("*" if is_significant(row, column) else "")
     bounds = interval(row, column)
     if bounds:

@@ -6,6 +6,7 @@ every row of the config first, then writes RUN/metrics.json and RUN/report.html.
 
 import hashlib
 import json
+import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -43,6 +44,7 @@ METRICS = (
     "sem_sim",
     "unique_cates",
     "novel_query_hr",
+    "novel_cate_hr",
     "repeat_query_hr",
     "near_dup",
 )
@@ -50,6 +52,11 @@ METRICS = (
 
 AT_EVERY_K = METRICS[:-1]
 """Metrics also given at each cut-off, as `METRIC_at`."""
+
+_NOT_READ: Any = {"replay": True, "data": {"path"}, "history": {"memory_limit"}}
+"""Of a config, what no number of a table depends on."""
+
+_PACKAGES = ("aigq", "numpy", "pyarrow", "rapidfuzz", "torch", "transformers", "sentence-transformers")
 
 SLICES = ("cold", "warm")
 SLICED = ("query_hr", "cate_hr", "novel_query_hr")
@@ -96,6 +103,7 @@ class Judge:
             "cate_hr": metrics.cate_hr(codes, self.targets, self.category),
             "unique_cates": metrics.unique_cates(codes, self.category),
             "novel_query_hr": metrics.query_hr(codes, novel),
+            "novel_cate_hr": metrics.cate_hr(codes, novel, self.category),
             "repeat_query_hr": metrics.query_hr(codes, repeat),
         }
         columns = {f"{name}@{k}": values[:, k - 1] for name, values in at_k.items() for k in self.ks}
@@ -344,6 +352,8 @@ def _header(
         "compare_to": compare,
         "k_users": config.samples.k_users,
         "encoder": config.encoder.name if judge.vectors is not None else None,
+        "config": config.model_dump(mode="json", exclude=_NOT_READ),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "versions": versions(),
     }
 
@@ -351,15 +361,7 @@ def _header(
 def versions() -> dict[str, str]:
     """Versions of what computed the numbers."""
     found = {"python": platform.python_version()}
-    for package in (
-        "aigq",
-        "numpy",
-        "pyarrow",
-        "rapidfuzz",
-        "torch",
-        "transformers",
-        "sentence-transformers",
-    ):
+    for package in _PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

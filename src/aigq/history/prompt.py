@@ -13,7 +13,8 @@ mostly copies from, the favourites, stands last: then it is at the same distance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from aigq.config import PromptConfig
-    from aigq.prepared import Moment
+    from aigq.prepared import Moment, Prepared
 
 Own = Callable[[Sequence["Moment"]], list[list[str]]]
 """The shopper's own queries at each moment, best first."""
@@ -99,7 +100,10 @@ def time_token(days_ago: int) -> str:
 
 
 def special_tokens(config: PromptConfig, profiles: Iterable[dict[str, str]]) -> list[str]:
-    """All special tokens of a compressed prompt, in a fixed order; profile values come from `profiles`."""
+    """All special tokens of a compressed prompt, in a fixed order; profile values come from `profiles`.
+
+    They are written into the tokenizer's files: see `shared_profiles`.
+    """
     values = sorted(
         {f"<{name}={value}>" for p in profiles for name, value in p.items() if name in config.profile}
     )
@@ -253,3 +257,23 @@ def profiles_of(users: pa.Table) -> dict[str, dict[str, str]]:
     """user_id -> profile from the users table."""
     profiles = (dict(p or []) for p in users["profile"].to_pylist())
     return dict(zip(users["user_id"].to_pylist(), profiles, strict=True))
+
+
+def shared_values(fields: Sequence[str], profiles: Iterable[Mapping[str, str]], k_users: int) -> list[str]:
+    """`field=value` pairs that at least k of these profiles share, sorted."""
+    counts = Counter(f"{name}={p[name]}" for p in profiles for name in fields if name in p)
+    return sorted(pair for pair, n in counts.items() if n >= k_users)
+
+
+def shared_profiles(prepared: Prepared, fields: Sequence[str], k_users: int) -> dict[str, dict[str, str]]:
+    """user_id -> what a prompt may say of the profile: values that k users of training samples share.
+
+    What fewer share could name one of them. It is no token, in no prompt, and so in no weight.
+    """
+    profiles = profiles_of(prepared.users)
+    trained = prepared.split("train")["user_id"].unique().to_pylist()
+    known = set(shared_values(fields, (profiles.get(user, {}) for user in trained), k_users))
+    return {
+        user: {name: value for name, value in profile.items() if f"{name}={value}" in known}
+        for user, profile in profiles.items()
+    }

@@ -7,7 +7,7 @@ import numpy as np
 
 from aigq.config import Config
 from aigq.errors import StageError
-from aigq.history.prompt import PromptParts, PromptWriter, profiles_of
+from aigq.history.prompt import PromptParts, PromptWriter, shared_profiles
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.vocabulary import Vocabulary
@@ -29,7 +29,8 @@ def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter
         ranker.fit(prepared)
         trend = ranker.trend if config.prompt.trending_by == "ranker" else trend
         own = ranker.own if config.prompt.favourites_by == "ranker" else None
-    return PromptWriter(config.prompt, profiles_of(prepared.users), trend, own)
+    profiles = shared_profiles(prepared, config.prompt.profile, config.samples.k_users)
+    return PromptWriter(config.prompt, profiles, trend, own)
 
 
 class DirectGenerator:

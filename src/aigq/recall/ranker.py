@@ -67,7 +67,7 @@ class Ranker:
         samples = latest(samples, rows, prepared.validation_day, self._config.max_samples)
         if not samples.num_rows:
             raise StageError("ranker: no training sample has a history")
-        kept = self._folder / f"{self._fingerprint(rows, samples)}.txt" if self._folder else None
+        kept = self._folder / f"{self._fingerprint(prepared, rows, samples)}.txt" if self._folder else None
         if kept is not None and kept.exists():
             self._model = lightgbm.Booster(model_file=kept)
         else:
@@ -122,12 +122,15 @@ class Ranker:
         reason = "one of your usual searches" if pairs.values[i, _OWN] > 0 else "fits what you look for"
         return Hint(str(self._opened().vocabulary[pairs.query[i]]), float(scores[i]), reason)
 
-    def _fingerprint(self, rows: pa.Table, samples: pa.Table) -> str:
-        """Hash of all that the model is made from."""
-        settings = [FEATURES, self._config.model_dump(), self._k, self._seed, rows.num_rows]
+    def _fingerprint(self, prepared: Prepared, rows: pa.Table, samples: pa.Table) -> str:
+        """Hash of all that the model is made from, to the last cell."""
+        settings = [FEATURES, self._config.model_dump(), self._k, self._seed]
         digest = hashlib.sha256(json.dumps(settings).encode())
-        for column in (samples["sample_id"], rows["ts"], samples["targets"].combine_chunks().flatten()):
-            digest.update(repr(pc.value_counts(column).to_pylist()[:10_000]).encode())
+        for table in (rows, samples, prepared.queries, prepared.query_days):
+            sink = pa.BufferOutputStream()
+            with pa.ipc.new_stream(sink, table.schema) as stream:
+                stream.write_table(table.combine_chunks())
+            digest.update(sink.getvalue())
         return digest.hexdigest()[:16]
 
     def _trained(self, prepared: Prepared, rows: pa.Table, samples: pa.Table) -> Any:

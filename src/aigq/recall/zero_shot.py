@@ -41,11 +41,13 @@ class ZeroShot:
         self._config, self._k, self._path, self._sleep = config, k_users, answers, sleep
         self._llm: LlmClient | None = None
         self._counts: CausalCounts | None = None
+        self._seen = 0  # moments since `fit`: a table asks for a few hundred at a time
 
     def fit(self, prepared: Prepared) -> None:
         """Nothing is learned; keep the daily user counts. Raises UsageError for a cost cap without prices."""
         self._llm = LlmClient(self.name, self._config, SYSTEM, self._path, self._sleep)
         self._counts = CausalCounts(prepared.query_days, None)
+        self._seen = 0
 
     @property
     def spent_usd(self) -> float:
@@ -65,7 +67,9 @@ class ZeroShot:
         """
         if self._llm is None or self._counts is None:
             raise StageError(f"{self.name}: recommend() before fit()")
-        asked = moments if self._config.max_users is None else moments[: self._config.max_users]
+        most = self._config.max_users
+        asked = moments if most is None else moments[: max(0, most - self._seen)]
+        self._seen += len(moments)
         chosen = [i for i, moment in enumerate(asked) if moment.history.num_rows and n > 0]
         lists: list[list[Hint]] = [[] for _ in moments]
         texts = self._llm.ask([prompt_of(moments[i], n) for i in chosen])

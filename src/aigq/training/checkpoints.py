@@ -35,9 +35,9 @@ def validate_and_keep(
     model: PreTrainedModel, folder: Path, progress: Progress, validate: Validate, report: Report
 ) -> None:
     """Measure the model without moving the random numbers of the training; the best weights go to best/."""
-    random_state = torch.get_rng_state()
+    before = random_states()
     metrics = validate(model)
-    torch.set_rng_state(random_state)
+    set_random_states(before)
     entry = {"step": progress.step, **{f"valid_{name}": value for name, value in metrics.items()}}
     log(folder, entry)
     report(entry)
@@ -55,7 +55,7 @@ def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer,
         "model": weights,
         "optimizer": moments,
         "progress": dict(progress.__dict__),
-        "random": torch.get_rng_state(),
+        **random_states(),
     }
     part = folder / "checkpoint.part"
     with part.open("wb") as file:  # given a path, torch says of a full disk only "unexpected pos"
@@ -99,8 +99,22 @@ def restore(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimiz
     """Put model, optimizer and random numbers where `save` found them."""
     state = torch.load(folder / "checkpoint.pt", map_location="cpu", mmap=True, weights_only=True)
     sharding.set_state(model, optimizer, state["model"], state["optimizer"])
-    torch.set_rng_state(state["random"].cpu())
+    set_random_states(state)
     return Progress(**state["progress"])
+
+
+def random_states() -> dict[str, Any]:
+    """Of the CPU, and of each GPU."""
+    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"random": torch.get_rng_state(), "random_gpus": on_gpus}
+
+
+def set_random_states(states: dict[str, Any]) -> None:
+    """Put back what `random_states` gave; checkpoints of before it was kept have none of the GPUs."""
+    torch.set_rng_state(states["random"].cpu())
+    if torch.cuda.is_available():
+        on_gpus = states.get("random_gpus", [])[: torch.cuda.device_count()]
+        torch.cuda.set_rng_state_all([state.cpu() for state in on_gpus])
 
 
 def deliver(folder: Path, summary: dict[str, Any]) -> None:

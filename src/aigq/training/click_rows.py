@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from aigq.config import Config
 from aigq.errors import EmptyLogError
-from aigq.history.prompt import profiles_of
+from aigq.history.prompt import profiles_of, shared_values
 from aigq.models.ctr_inputs import ClickInputs, Recent, TextTable
 from aigq.models.text_encoder import TextEncoder
 from aigq.prepared import Moment, Prepared
@@ -71,7 +71,7 @@ def make_rows(config: Config, prepared: Prepared, profile_columns: list[str] | N
         profile_columns: those of the model to train on from; None: made from the training users.
 
     Raises:
-        EmptyLogError: a split has no rows, or nothing of it was clicked.
+        EmptyLogError: a split has no rows, or nothing of it was clicked, or everything.
     """
     rows, k_users = prepared.training_rows(), config.samples.k_users
     moments = prepared.exposures if config.samples.unit == "exposure" else prepared.samples
@@ -79,7 +79,10 @@ def make_rows(config: Config, prepared: Prepared, profile_columns: list[str] | N
     if not train.num_rows:
         raise EmptyLogError("ctr: no training samples after the first third of the training days")
     profiles = profiles_of(prepared.users)
-    columns = _profile_columns(config, train, profiles) if profile_columns is None else profile_columns
+    columns = profile_columns
+    if columns is None:
+        users = (profiles.get(user, {}) for user in train["user_id"].unique().to_pylist())
+        columns = shared_values(config.ctr.profile, users, k_users)
     texts = _embed(config, prepared)
     before = rows.filter(pc.less(rows["day"], int(train["day"].to_numpy().min())))
     made = {}
@@ -97,9 +100,20 @@ def make_rows(config: Config, prepared: Prepared, profile_columns: list[str] | N
                 chunks.append(_rows(inputs, batch, table.slice(start, len(batch))))
                 advance(len(batch))
         made[split] = _joined(chunks, table)
-        if not made[split].clicked.any():
-            raise EmptyLogError(f"ctr: nothing was clicked in the {split} split")
+        _check_both(made[split], split)
     return ClickData(made["train"], made["valid"], made["test"], texts, columns)
+
+
+def _check_both(rows: ClickRows, split: Split) -> None:
+    """Clicks are told from the rest, so there must be both."""
+    if rows.clicked.any() and not rows.clicked.all():
+        return
+    what = "every hint" if rows.clicked.any() else "nothing"
+    raise EmptyLogError(
+        f"ctr: {what} was clicked in the {split} split ({len(rows.clicked)} hints that samples.k_users users "
+        "had issued): clicks cannot be told from the rest. Log hints that are not clicked, too; use "
+        "a longer log, or move split.validation_from and split.test_from"
+    )
 
 
 def _split(moments: pa.Table, split: Split) -> pa.Table:
@@ -111,18 +125,6 @@ def _draw(table: pa.Table, config: Config) -> pa.Table:
     n = min(config.ctr.eval_samples, table.num_rows)
     chosen = np.random.default_rng(config.seed).choice(table.num_rows, n, replace=False)
     return table.take(pa.array(np.sort(chosen)))
-
-
-def _profile_columns(config: Config, train: pa.Table, profiles: dict[str, dict[str, str]]) -> list[str]:
-    """`field=value` pairs that k training users share."""
-    users = train["user_id"].unique().to_pylist()
-    counts: dict[str, int] = {}
-    for user in users:
-        for name in config.ctr.profile:
-            if name in profiles.get(user, {}):
-                column = f"{name}={profiles[user][name]}"
-                counts[column] = counts.get(column, 0) + 1
-    return sorted(column for column, n in counts.items() if n >= config.samples.k_users)
 
 
 def _embed(config: Config, prepared: Prepared) -> TextTable:

@@ -19,7 +19,6 @@ import torch
 from torch.nn import functional
 
 from aigq.config import Config
-from aigq.config_training import CtrConfig
 from aigq.errors import ConfigError, StageError
 from aigq.models.ctr import POSITIONS, ClickNet, Inputs, export, quantile_edges
 from aigq.models.ctr_arrays import Calibration, pad
@@ -62,12 +61,12 @@ def train_ctr(config: Config, run: Path, *, resume: bool = False) -> dict[str, A
 
     Raises:
         EmptyLogError: nothing to learn from, or a split without clicks.
-        ConfigError: `ctr.start` was made with other sizes or features.
+        ConfigError: `ctr.start` was made with other sizes or features, or with another text encoder.
     """
     folder = run / "models" / "ctr"
     work = folder / "training"
     work.mkdir(parents=True, exist_ok=True)
-    start = _read_start(config.ctr)
+    start = _read_start(config)
     prepared = Prepared.load(run / "prepared")
     data = make_rows(config, prepared, start["profile"] if start else None)
     model = _build(config, data, start)
@@ -282,16 +281,21 @@ def _trees(data: ClickData, seed: int) -> tuple[np.ndarray, int]:
     return calibration(np.asarray(raw)), int(model.best_iteration)
 
 
-def _read_start(config: CtrConfig) -> dict[str, Any] | None:
+def _read_start(config: Config) -> dict[str, Any] | None:
     """Weights and profile columns of `ctr.start`."""
-    if config.start is None:
+    if config.ctr.start is None:
         return None
-    folder = folder_of(config.start)
+    folder = folder_of(config.ctr.start)
     try:
         weights = torch.load(folder / WEIGHTS_FILE, weights_only=True)
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"ctr.start: {error.filename} is missing; give a folder of a CTR model") from None
+    if settings["encoder"] != config.encoder.name:  # its vectors may have the same size and other meanings
+        raise ConfigError(
+            f"ctr.start {config.ctr.start} reads texts by encoder {settings['encoder']}, and encoder.name is "
+            f"{config.encoder.name}; use the same"
+        )
     return {"weights": weights, "profile": settings["profile"]}
 
 

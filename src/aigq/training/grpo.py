@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import torch
 from transformers import AutoConfig, PreTrainedModel
 
 from aigq import processes
@@ -25,15 +26,16 @@ from aigq.models.think_decoding import Marks
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note, task
-from aigq.samples.labels import Label, ranked_labels
+from aigq.samples.labels import Label
 from aigq.systems import GRPO, thinks
-from aigq.training import checkpoints, il_grpo, memory, rewards, sharding
+from aigq.training import checkpoints, il_grpo, loop, memory, rewards, sharding
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.ctr import require_auc
 from aigq.training.judge import Judge
-from aigq.training.materials import rankings, subset
+from aigq.training.label_lists import label_lists, rankings, training_samples
+from aigq.training.materials import subset
 from aigq.training.thought_spans import ThoughtForm, references
-from aigq.training.thoughts import Thinker, searches_later, seen_of
+from aigq.training.thoughts import Thinker, seen_of
 from aigq.training.validation import validator
 
 _Triggers = list[tuple[int, ...]]  # of the interest points of one label
@@ -67,7 +69,7 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
     note(f"prompts, references and click probabilities of {grpo.steps * grpo.prompts:,} moments")
     prompts = make_task(config, grpo, run, prepared, vocabulary, think=thinks(system))
     announce(start, grpo, prompts)
-    model = generator.adapt(generator.load(start), grpo)
+    model = read_policy(start, grpo)
     validate = validator(start / "training", vocabulary, config.decoding.batch_size)
     with task(f"{system} steps", total=grpo.steps) as advance:
         report = reporter(system, advance)
@@ -89,6 +91,17 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
     return summary
 
 
+def frozen_dtype(grpo: GrpoConfig) -> torch.dtype:
+    """Of the weights that are read: those that adapters leave alone are as in supervised training."""
+    return loop.compute_dtype("auto") if grpo.lora_rank else torch.float32
+
+
+def read_policy(start: Path, grpo: GrpoConfig) -> PreTrainedModel:
+    """The policy to train on, with adapters where they are asked for; TRL puts it on the device itself."""
+    model = generator.adapt(generator.read(start, frozen_dtype(grpo)), grpo)
+    return model if grpo.trainer == "trl" else generator.to_device(model)
+
+
 def announce(start: Path, grpo: GrpoConfig, task: il_grpo.Task) -> None:
     """Say how much memory the training will take on each process, if these share nothing out."""
     size = memory.size_of(
@@ -98,7 +111,8 @@ def announce(start: Path, grpo: GrpoConfig, task: il_grpo.Task) -> None:
     reach, room = max(map(len, task.prompts)) + task.room(), task.room()
     written = grpo.prompts * grpo.group // processes.count()
     load = memory.Load(grpo.prompts_at_once * grpo.group, reach, room, written, reach)
-    memory.announce(memory.estimate(size, load, frozen=memory.FLOAT32, compute=memory.FLOAT32))
+    bytes_each = frozen_dtype(grpo).itemsize
+    memory.announce(memory.estimate(size, load, frozen=bytes_each, compute=bytes_each))
 
 
 def make_task(
@@ -110,22 +124,19 @@ def make_task(
     *,
     think: bool = False,
 ) -> il_grpo.Task:
-    """Training moments as prompts, with their references (the IL-SFT labels) and their judge.
+    """Training moments as prompts, with their references (the labels of SFT) and their judge.
 
-    With `think` the references are those labels as interest points, as IL-SFT of Think writes them.
+    With `think` the references are those labels as interest points, as SFT of Think writes them.
     """
     k, slots = config.samples.k_users, config.samples.list_length
-    train = subset(prepared.split("train"), grpo.steps * grpo.prompts, config.seed)
+    samples = training_samples(config, prepared, think=think)
+    train = subset(samples, grpo.steps * grpo.prompts, config.seed)
     queries = prepared.queries.filter(pc.greater_equal(prepared.queries["users"], k))["query"].to_pylist()
     if not train.num_rows or not queries:
         raise EmptyLogError("no training sample, or no query of k users: nothing to reward")
-    moments, targets = prepared.moments(train), train["targets"].to_pylist()
-    orders, allowed = rankings(config, run, prepared, moments), set(queries)
-    later = searches_later(prepared, train) if think else [()] * train.num_rows
-    labels = [
-        ranked_labels(t, r, allowed, slots, slots, searches=s)
-        for t, r, s in zip(targets, orders, later, strict=True)
-    ]
+    moments, allowed = prepared.moments(train), set(queries)
+    orders = rankings(config, run, prepared, moments)
+    labels = label_lists(config, run, prepared, train, orders, allowed, think=think)
     pieces = prompt_writer(config, run, prepared).pieces(moments)
     encoded = [vocabulary.encode_and_count(p, config.prompt.budget_tokens) for p in pieces]
     behaviours = [n for _, n in encoded]

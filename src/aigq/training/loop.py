@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -82,10 +83,10 @@ def list_losses(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tens
     return (nll * weights).sum(dim=1) / weights.sum(dim=1)
 
 
-def compute_dtype(config: SftConfig) -> torch.dtype:
-    """In what forward and backward pass are computed."""
+def compute_dtype(dtype: Literal["auto", "float32", "bfloat16"]) -> torch.dtype:
+    """In what forward and backward pass are computed; auto: bfloat16 where the GPU has it."""
     there = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-    wanted = config.dtype == "bfloat16" or (config.dtype == "auto" and there)
+    wanted = dtype == "bfloat16" or (dtype == "auto" and there)
     return torch.bfloat16 if wanted else torch.float32
 
 
@@ -190,7 +191,8 @@ def _loss(
     labels = int((data.lengths()[rows] - data.prompt_lengths[rows]).max())  # the longest list
     counted = torch.from_numpy(counts).to(model.device)  # (b,)
     options = {"output_router_logits": True} if config.router_loss else {}
-    half = compute_dtype(config) == torch.bfloat16 and processes.count() == 1  # else FSDP casts the weights
+    # of several processes FSDP casts the weights
+    half = compute_dtype(config.dtype) == torch.bfloat16 and processes.count() == 1
     with torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=half):
         output = model(input_ids=ids, attention_mask=mask, logits_to_keep=labels + 1, **options)
         loss = (list_losses(output.logits, targets[:, -labels:], weights[:, -labels:]) * counted).sum()

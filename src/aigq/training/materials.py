@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from aigq.config import Config
 from aigq.errors import EmptyLogError, StageError
-from aigq.history.prompt import PromptWriter, clean, profiles_of, special_tokens
+from aigq.history.prompt import PromptWriter, clean, shared_profiles, special_tokens
 from aigq.models import generator
 from aigq.models.decoding import TOKENS_PER_QUERY
 from aigq.models.direct import prompt_writer
@@ -26,12 +26,11 @@ from aigq.models.think_grammar import THINK_TOKENS
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note
-from aigq.recall import build_channel
-from aigq.samples.labels import Label, fuse, log_order_labels, ranked_labels
+from aigq.samples.labels import Label, ranked_labels
 from aigq.training.encoding import EncodedLists, encode_lists, encode_thoughts, rename, weight_of
-from aigq.training.thoughts import Thinker, searches_later, seen_of, thoughts
+from aigq.training.label_lists import label_lists, rankings, training_samples
+from aigq.training.thoughts import Thinker, seen_of, thoughts
 
-_RANKED = 200  # queries that each channel scores for the ranker
 _MOMENTS_AT_ONCE = 2048
 
 
@@ -93,33 +92,6 @@ class _Maker:
         paths = [self.vocabulary.encode_query(query) for query in sorted(self.allowed)]
         return np.unique([path[0] for path in paths if len(path) == 1]).astype(np.int64)
 
-    def searches(self, samples: pa.Table) -> list[list[str]]:
-        """Think: what else was searched for on each sample's day."""
-        return searches_later(self.prepared, samples) if self.thinker else [[]] * samples.num_rows
-
-    def generated(self, moments: Sequence[Moment]) -> list[list[str]]:
-        """Think: what a language model proposes at each moment, where one is configured."""
-        if self.thinker is None or self.config.think.generated_by is None:
-            return [[]] * len(moments)
-        channel = build_channel(f"zero_shot:{self.config.think.generated_by}", self.config, self.run)
-        channel.fit(self.prepared)
-        lists = channel.recommend(moments, self.config.samples.list_length)
-        return [[hint.query for hint in hints] for hints in lists]
-
-
-def rankings(config: Config, run: Path, prepared: Prepared, moments: Sequence[Moment]) -> list[list[str]]:
-    """The order of `sft.ranker` for each moment, best first."""
-    weights = config.sft.ranker
-    proposals = {}
-    for name in weights:
-        channel = build_channel(name, config, run)
-        channel.fit(prepared)
-        proposals[name] = channel.recommend(moments, _RANKED)
-    return [
-        fuse({name: {h.query: h.score for h in lists[i]} for name, lists in proposals.items()}, weights)
-        for i in range(len(moments))
-    ]
-
 
 def make_materials(config: Config, run: Path, folder: Path, *, think: bool = False) -> dict[str, int]:
     """Write everything that training reads into `folder`; returns how many lists there are.
@@ -130,7 +102,8 @@ def make_materials(config: Config, run: Path, folder: Path, *, think: bool = Fal
     """
     prepared = Prepared.load(run / "prepared")
     queries = prepared.queries.filter(pc.greater_equal(prepared.queries["users"], config.samples.k_users))
-    train = subset(prepared.split("train"), config.sft.max_samples, config.seed)
+    samples = training_samples(config, prepared, think=think)
+    train = subset(samples, config.sft.max_samples, config.seed)
     valid = subset(prepared.split("valid"), config.sft.eval_samples, config.seed)
     if train.num_rows == 0 or valid.num_rows == 0 or queries.num_rows == 0:
         raise EmptyLogError(
@@ -170,34 +143,24 @@ def _write_valid(maker: _Maker, valid: pa.Table) -> None:
 
 
 def _write_train(maker: _Maker, train: pa.Table) -> None:
-    """The label lists of METHOD section 3 and, where asked for, the ranker's own lists."""
-    sft, length = maker.config.sft, maker.config.samples.list_length
-    moments, targets = maker.prepared.moments(train), train["targets"].to_pylist()
-    later = maker.searches(train)
-    if sft.labels == "log_order":
-        in_order = [
-            log_order_labels(t, maker.allowed, length, searches=s)
-            for t, s in zip(targets, later, strict=True)
-        ]
-        maker.encode(maker.read(moments), in_order, reasons=True).save(maker.folder / "train.npz")
-        return
-    extra = between(maker.prepared, train, sft.imitation_extra, maker.config.seed)
-    orders, read = (
-        rankings(maker.config, maker.run, maker.prepared, [*moments, *extra]),
-        maker.read([*moments, *extra]),
+    """The label lists and, where asked for, the ranker's own lists."""
+    config, prepared = maker.config, maker.prepared
+    sft, length, think = config.sft, config.samples.list_length, maker.thinker is not None
+    moments = prepared.moments(train)
+    plain = sft.labels == "log_order"
+    extra = [] if plain else between(prepared, train, sft.imitation_extra, config.seed)
+    read = maker.read([*moments, *extra])
+    orders = [] if plain else rankings(config, maker.run, prepared, read.moments)
+    labels = label_lists(
+        config, maker.run, prepared, train, orders[: len(moments)], maker.allowed, think=think
     )
-    rng = np.random.default_rng(maker.config.seed) if sft.clicked_order == "random" else None
-    labels = [
-        ranked_labels(t, r, maker.allowed, length, sft.tail, rng, searches=s, generated=g)
-        for t, r, s, g in zip(targets, orders, later, maker.generated(moments), strict=False)
-    ]
-    own = [ranked_labels([], r, maker.allowed, length, length) for r in orders]
-    if maker.thinker is not None:  # where few samples have a history there is little to give reasons for
+    own = [ranked_labels([], order, maker.allowed, length, length) for order in orders]
+    if think:  # where few samples have a history there is little to give reasons for
         labels += own[len(moments) :]
     maker.encode(read.first(len(labels)), labels, reasons=True).save(maker.folder / "train.npz")
-    if sft.imitation_epochs:
+    if sft.imitation_epochs and not plain:
         lists = maker.encode(read, own)
-        lists = rename(lists, maker.whole_queries(), sft.imitation_renamed, maker.config.seed)
+        lists = rename(lists, maker.whole_queries(), sft.imitation_renamed, config.seed)
         lists.save(maker.folder / "imitation.npz")
 
 
@@ -235,7 +198,8 @@ def _start(
     config: Config, run: Path, prepared: Prepared, queries: pa.Table, folder: Path, *, think: bool
 ) -> Vocabulary:
     """Write the model and the vocabulary to start from, with the marks of Think where it needs them."""
-    special = special_tokens(config.prompt, profiles_of(prepared.users).values())
+    profiles = shared_profiles(prepared, config.prompt.profile, config.samples.k_users)
+    special = special_tokens(config.prompt, profiles.values())
     context = config.prompt.budget_tokens + config.samples.list_length * TOKENS_PER_QUERY + 1
     if think and config.think.from_direct:
         folders = direct_start(run)

@@ -12,6 +12,8 @@ import numpy as np
 from rapidfuzz import fuzz
 from rapidfuzz.distance import LCSseq
 
+from aigq.errors import StageError
+
 CTR_QUANTILE: Final = 0.95
 """This quantile of the predicted click probabilities is mapped to the full CTR reward."""
 
@@ -23,11 +25,14 @@ def ctr_gain(probabilities: np.ndarray, beta: float) -> float:
     """gamma: maps the 95th percentile of p_hat on training moments to beta. METHOD section 5.
 
     Raises:
-        ValueError: the percentile is zero, so that no probability tells queries apart.
+        StageError: the percentile is zero, so that no probability tells queries apart.
     """
-    at = float(np.quantile(probabilities, CTR_QUANTILE))
+    at = float(np.quantile(probabilities, CTR_QUANTILE)) if len(probabilities) else 0.0
     if not at > 0:
-        raise ValueError(f"the 95th percentile of the click probabilities is {at}: nothing to scale")
+        raise StageError(
+            f"the 95th percentile of the ranker's click probabilities is {at}: nothing to scale. "
+            "Train the CTR model on a log with more clicks, set grpo.ctr_bound=mean or lower ctr.bound_z"
+        )
     return beta / at
 
 

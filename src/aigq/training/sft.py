@@ -17,7 +17,7 @@ from transformers import AutoConfig
 from aigq import processes
 from aigq.config import Config
 from aigq.config_training import SftConfig
-from aigq.errors import ConfigError, UsageError
+from aigq.errors import ConfigError, EmptyLogError, UsageError
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary
 from aigq.progress import note, task
@@ -150,22 +150,29 @@ def announce(folder: Path, config: SftConfig, vocabulary: Vocabulary, batch_size
 
     Raises:
         StageError: far more than there is.
+        EmptyLogError: no list to train on, or none to validate with.
     """
+    train, valid = EncodedLists.load(folder / "train.npz"), EncodedLists.load(folder / "valid.npz")
+    for use, lists in (("train", train), ("validate", valid)):
+        if not len(lists):
+            raise EmptyLogError(
+                f"no label list is left to {use} with in {folder}: nothing that was clicked or proposed at "
+                "a sample was issued by samples.k_users users before; use a longer log, or lower it"
+            )
     size = memory.size_of(
         AutoConfig.from_pretrained(folder / "init"),
         lambda model: generator.adapt(model, config, sorted(vocabulary.special)),
     )
-    train, valid = EncodedLists.load(folder / "train.npz"), EncodedLists.load(folder / "valid.npz")
     share = -(-config.batch_size // processes.count())
-    lists = train.lengths() - train.prompt_lengths
+    written = train.lengths() - train.prompt_lengths
     load = memory.Load(
         min(share, config.lists_at_once or share),
         int(train.lengths().max()),
-        int(lists.max()) + 1,
+        int(written.max()) + 1,
         min(batch_size, len(valid)),
-        int(valid.prompt_lengths.max() + lists.max()),
+        int(valid.prompt_lengths.max() + written.max()),
     )
-    compute = loop.compute_dtype(config).itemsize
+    compute = loop.compute_dtype(config.dtype).itemsize
     taken = memory.estimate(
         size,
         load,
@@ -199,7 +206,7 @@ def _phase(
     special: Sequence[int],
 ) -> dict[str, Any]:
     """Train the model in `start` on these lists; checkpoints, log and the best weights go to `folder`."""
-    compute = loop.compute_dtype(config)
+    compute = loop.compute_dtype(config.dtype)
     frozen = compute if config.lora_rank else torch.float32
     model = generator.adapt(generator.read(start, frozen), config, special)
     if config.gradient_checkpointing:

@@ -7,14 +7,17 @@ through `rollout_func`, so that rollouts obey the k-user rule as everywhere else
 
 import shutil
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 import trl
 from accelerate.utils import gather_object
 from datasets import Dataset
 from packaging.specifiers import SpecifierSet
+from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
@@ -71,9 +74,13 @@ class IlGrpoTrainer(GRPOTrainer):
             args=arguments(config, folder, seed, **options),
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(task.prompts))]}),
             processing_class=vocabulary.tokenizer,
-            rollout_func=sample,
+            rollout_func=roll_out,
             callbacks=[EntropyDecay(self)],
         )
+
+    def _get_train_sampler(self, dataset: Any = None) -> Sampler[int]:
+        """TRL's, and each pass over the prompts in an order of its own, also after a resume."""
+        return _EveryEpochAnew(super()._get_train_sampler(dataset), self.args.seed)
 
     def _calculate_rewards(
         self,
@@ -134,6 +141,26 @@ class IlGrpoTrainer(GRPOTrainer):
             bounds.epsilon_low = torch.tensor(clip.low, device=entropies.device)
             bounds.epsilon_high = credit.clip_bound(entropies.detach(), written, clip)
         return logps, entropies, aux
+
+
+class _EveryEpochAnew(Sampler[int]):
+    """A sampler of TRL whose order depends on the number of the pass, not on how many went before.
+
+    TRL's draws one order after the other, and so begins with the first one again after a resume.
+    """
+
+    def __init__(self, sampler: Any, seed: int) -> None:
+        self._sampler, self._seed = sampler, seed
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._sampler)
+
+    def __len__(self) -> int:
+        return len(self._sampler)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next pass is this one."""
+        self._sampler.generator.manual_seed(_seed_of(self._seed, epoch))
 
 
 class EntropyDecay(TrainerCallback):
@@ -279,8 +306,22 @@ def list_reward(list_reward: list[float | None], **_: Any) -> list[float | None]
     return list_reward
 
 
+def roll_out(prompts: list[str], trainer: Any) -> dict[str, Any]:
+    """TRL's `rollout_func`: lists drawn from the random numbers of this step and this process.
+
+    So a resumed training writes what an uninterrupted one does, as in `il_grpo.fit`.
+    """
+    torch.manual_seed(_seed_of(trainer.args.seed, trainer.state.global_step, processes.rank()))
+    return sample(prompts, trainer)
+
+
+def _seed_of(*place: int) -> int:
+    """One seed out of several numbers."""
+    return int(np.random.SeedSequence(place).generate_state(1)[0])
+
+
 def sample(prompts: list[str], trainer: Any) -> dict[str, Any]:
-    """TRL's `rollout_func`: prompts are row numbers, each repeated `num_generations` times in a row."""
+    """Lists for prompts, which are row numbers, each repeated `num_generations` times in a row."""
     task, group = trainer.task, trainer.il.group
     rows = [int(prompt) for prompt in prompts]
     each = rows[::group]
