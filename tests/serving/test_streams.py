@@ -9,6 +9,7 @@ import pytest
 from serving_helpers import free_port
 
 from aigq.errors import UsageError
+from aigq.serving.redis_url import redis_url
 from aigq.serving.streams import LeaseLost, LogError, Message, open_log
 from aigq.serving.streams.embedded import SqliteLog
 from aigq.serving.streams.log import PARTITIONS, partition_of
@@ -210,6 +211,17 @@ def test_a_log_that_is_away_is_a_log_error(tmp_path):
     (tmp_path / "file").write_text("not a database, and long enough to be taken for one" * 50)
     with pytest.raises(LogError):
         open_log(f"sqlite:{tmp_path / 'file'}")
+
+
+def test_only_the_scheme_of_a_url_is_translated(redis_server):
+    """A user, a password and a host may be called valkey, the host of deploy/docker/compose.yaml is."""
+    redis_server.cli("acl", "setuser", "valkey", "on", ">valkey", "allkeys", "+@all")
+    for scheme in ("redis", "valkey"):
+        url = f"{scheme}://valkey:valkey@127.0.0.1:{redis_server.port}/0"
+        run(url, lambda log: log.append(messages(1)))
+    assert redis_url("redis://:p@valkey:6379/0") == redis_url("valkey://:p@valkey:6379/0")
+    assert redis_url("valkeys://valkey:1") == "rediss://valkey:1"
+    assert redis_url("rediss+cluster://valkey:1") == "rediss://valkey:1"
 
 
 def test_wrong_urls_are_wrong_use():
