@@ -88,7 +88,9 @@ def test_similarities_are_what_a_moment_may_know(prepared: Prepared) -> None:
     later = [moment(prepared, (1, "sled"))]
     columns = [FEATURES.index(name) for name in ("similar", "similar_to_last")]
     of_all = FeatureMaker(prepared, rows, K_USERS).pairs(later).values[:, columns]
-    assert not np.array_equal(of_all, FeatureMaker(prepared, without, K_USERS).pairs(later).values[:, columns])
+    assert not np.array_equal(
+        of_all, FeatureMaker(prepared, without, K_USERS).pairs(later).values[:, columns]
+    )
 
 
 def test_what_k_users_have_not_issued_is_no_candidate(prepared: Prepared) -> None:

@@ -1,5 +1,6 @@
 """deploy/: the compose file and the systemd units are well formed, and their commands do their work."""
 
+import ast
 import json
 import os
 import re
@@ -10,11 +11,14 @@ import sys
 import time
 import tomllib
 from hashlib import sha256
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from serving_helpers import free_port, listening, wait_for
 
 from aigq.cli import app
@@ -100,6 +104,35 @@ def test_the_extras_of_the_images_exist():
     named = re.findall(r"'\.\[([\w,]+)\]'", (DEPLOY / "docker" / "Dockerfile").read_text())
     assert len(named) == 2
     assert {extra for extras in named for extra in extras.split(",")} <= extras.keys()
+
+
+def imported(folder):
+    """The other people's packages that modules below a folder import, by top-level name."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in (name.partition(".")[0] for name in names):
+                if name not in sys.stdlib_module_names and name != "aigq":
+                    yield name
+
+
+def test_the_extra_serve_has_all_that_the_service_imports():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    packages, extras = packages_distributions(), project["optional-dependencies"]
+
+    def modules(needed):
+        wanted = {canonicalize_name(Requirement(text).name) for text in needed}
+        return {m for m, owners in packages.items() if wanted & {canonicalize_name(o) for o in owners}}
+
+    # each is imported where a config or a URL asks for it
+    asked_for = modules([*extras["kafka"], *extras["otel"], *extras["profanity"]])
+    installed = modules([*project["dependencies"], *extras["serve"]])
+    assert set(imported(ROOT / "src" / "aigq" / "serving")) - asked_for - installed == set()
+    used = set(imported(ROOT / "src" / "aigq"))
+    assert [need for need in project["dependencies"] if not modules([need]) & used] == []
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -71,6 +73,21 @@ def test_the_backfill_is_published_with_the_histories(run):
     assert base.backfill.model.startswith("popular")
     assert len(base.backfill.hints) == 4
     assert base.backfill.hints[0].reason == "popular in the shop these days"
+
+
+def test_the_time_of_a_backfill_is_utc_on_every_machine(run, monkeypatch):
+    row = {"user_id": "u00", "rank": 1, "query": "sled", "reason": "", "model": "m"}
+    row["generated_at"] = datetime(2026, 2, 6, 12)
+    (run.folder / "tables").mkdir()
+    pq.write_table(pa.Table.from_pylist([row], schema=U2Q), run.folder / "tables" / "u2q.parquet")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        bases = dict(RunTables(run.config, run.folder).families("v")["base"])
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert bases[keys.base("v", "u00")].backfill.at == datetime(2026, 2, 6, 12, tzinfo=UTC).timestamp()
 
 
 def test_x2q_is_published_under_the_k_user_rule(run):

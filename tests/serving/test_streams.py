@@ -1,6 +1,7 @@
 """One contract, four logs; Redis and the Kafka broker are real server processes."""
 
 import asyncio
+import sqlite3
 import time
 from collections import Counter
 from itertools import chain
@@ -201,6 +202,45 @@ def test_sqlite_keeps_events_and_commits(tmp_path):
 
     run(url, first)
     assert [r.body for r in run(url, lambda log: log.read("g", ALL, 9, {}))] == [b"2"]
+
+
+def test_sqlite_never_walks_the_whole_log(tmp_path):
+    """What workers do every few seconds, some of it under the write lock; also on files without the indexes."""
+    path = tmp_path / "e.sqlite"
+    with sqlite3.connect(path) as old:
+        old.execute(
+            "create table events(seq integer primary key autoincrement, part integer not null, "
+            "user text not null, body blob not null, received real not null)"
+        )
+
+    async def work(log):
+        said = []
+        await log.append(messages(40))
+        await log.lease("g", "a", 60)
+        await log._run(lambda db: db.set_trace_callback(said.append))
+        await log.read("g", ALL, 10, {})
+        await log.backlog("g")
+        await log.trim(60)
+        await log.erase("user 1")
+        await log._run(lambda db: db.set_trace_callback(None))
+        asked = [text for text in said if "events" in text]
+        plans = [
+            await log._run(lambda db, t=text: db.execute(f"explain query plan {t}").fetchall())
+            for text in asked
+        ]
+        return len(asked), [row[3] for plan in plans for row in plan if row[3].startswith("SCAN")]
+
+    assert run(f"sqlite:{path}", work) == (3 * PARTITIONS + 2, [])
+
+
+def test_the_backlog_of_a_group_that_has_not_begun(url):
+    async def work(log):
+        await log.append(messages(40))
+        return await log.backlog("new")
+
+    backlog = run(url, work)
+    assert backlog.messages == 40
+    assert 0 <= backlog.oldest_s < 10
 
 
 def test_a_log_that_is_away_is_a_log_error(tmp_path):

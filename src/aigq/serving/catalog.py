@@ -1,6 +1,5 @@
 """The published table as one process sees it: an immutable snapshot that is swapped as a whole."""
 
-import asyncio
 import gc
 from collections.abc import Sequence
 from typing import Final
@@ -96,15 +95,10 @@ class Catalogs:
         PUBLISHED.set(self.now.published_at)
         return True
 
-    async def follow(self, every_s: float) -> None:
-        """Refresh until cancelled; a store that is away is tried again."""
-        while True:
-            try:
-                if await self.refresh():
-                    settle()
-            except StoreError:
-                pass  # the present snapshot goes on; readiness tells of the store
-            await asyncio.sleep(every_s)
+    async def follow(self) -> None:
+        """Refresh, and leave a new version to its long life. Raises StoreError; the present snapshot stays."""
+        if await self.refresh():
+            settle()
 
 
 def settle() -> None:

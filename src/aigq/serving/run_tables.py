@@ -195,7 +195,7 @@ class RunTables:
                 for query, reason in zip(queries, reasons, strict=True)
                 if query in self._allowed
             ]
-            at = group["generated_at"][0].as_py().timestamp()
+            at = group["generated_at"][0].cast(pa.int64()).as_py() / 1e6
             found[user] = Generation(group["model"][0].as_py(), at, until, hints)
         return found
 
