@@ -40,7 +40,7 @@ EXAMPLE_ENV = dict(key_values(DEPLOY / "systemd" / "aigq.env.example"))
 
 def filled(text, values):
     """`${NAME}`, `${NAME:-default}` and `${NAME:?message}`, as compose and systemd fill them in."""
-    named = re.compile(r"(?<!\$)\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
+    named = re.compile(r"(?<!\$)\$\{(\w+)(?::?-([^}]*)|:\?[^}]*)?\}")
     return named.sub(lambda m: values.get(m[1]) or m[2] or "", text).replace("$$", "$")
 
 
@@ -161,7 +161,7 @@ def aigq_commands():
             if Path(command[0]).name == "aigq":
                 yield unit.name, command[1:]
     script = (DEPLOY / "daily.sh").read_text()
-    for line in re.findall(r"(?:^|\) )(aigq .+?)(?: ;;)?$", script, re.M):
+    for line in re.findall(r"(?:^ *|\) )(aigq .+?)(?: ;;)?$", script, re.M):
         yield f"daily.sh {line.split()[1]}", shlex.split(re.sub(r"\$(\w+)", r"\1", line))[1:]
 
 
@@ -174,10 +174,20 @@ def test_a_command_is_one_of_ours(where, arguments):
 
 
 def test_nothing_is_left_out():
-    verbs = [arguments[0] for _, arguments in aigq_commands()]
-    assert sorted(verbs) == sorted(
-        ["serve", "nearline"] * 2 + ["import", "prepare", "train", "generate", "publish"]
-    )
+    verbs = [
+        " ".join(arguments[: 1 + (arguments[0] in ("train", "generate"))]) for _, arguments in aigq_commands()
+    ]
+    daily = [
+        "import",
+        "prepare",
+        "train sft",
+        "train ctr",
+        "train grpo",
+        "generate u2q",
+        "generate x2q",
+        "publish",
+    ]
+    assert sorted(verbs) == sorted(["serve", "nearline"] * 2 + daily)
     others = [command[0] for unit in UNITS for command in unit_commands(unit) if "bin/aigq" not in command[0]]
     assert others == ["/opt/aigq/daily.sh", "/usr/bin/systemctl"]
 
@@ -291,26 +301,61 @@ def test_a_unit_starts_with_the_example_environment(shop_run, tmp_path):
 
 # --- the daily job ---
 
-SMALL = {
-    "samples": {"unit": "next_query", "k_users": 2, "list_length": 5},
-    "channels": {"ranker": {"trees": 10, "leaves": 4, "min_pairs_in_leaf": 5}},
-}
+
+def recipe():
+    """Everything that the job trains, as small as it gets."""
+    from test_cli import SMALL  # loads torch
+
+    return {
+        "name": "shop",
+        **{section: SMALL[section] for section in ("samples", "prompt", "generator", "sft", "channels")},
+        "think": {"max_triggers": 2, "rationale_tokens": 24},
+        "ctr": {"auc_floor": 0.0, "max_samples": 200, "eval_samples": 100},
+        "grpo": {"steps": 1, "prompts": 2, "group": 2, "eval_every": 1},
+    }
 
 
 def export(path, days=60):
     """Sixty days until now of twenty shoppers, in UBI's format: what a shop's export may look like."""
     now = int(time.time())
-    words = ["sled", "gloves", "skates"]
+    words = ["sled", "gloves", "skates", "snow boots", "wool hat", "thermal socks"]
     with path.open("w") as file:
         for day in range(days):
             for user in range(20):
                 event = {
                     "action_name": "search",
                     "user_id": f"user{user}",
-                    "user_query": words[(user + day) % 3],
+                    "user_query": words[(user + day) % 3 + user % 2 * 3],
                     "timestamp": (now - (days - day) * 86400 + user) * 1000,
                 }
                 file.write(json.dumps(event) + "\n")
+
+
+TRAINED = {
+    ("personal", ""): ["ctr"],
+    ("direct_il_sft", "think_il_sft"): ["ctr", "direct_il_sft", "direct_il_sft", "think_il_sft"],
+    ("direct_il_grpo", ""): ["ctr", "direct_il_sft", "direct_il_grpo"],
+    ("think_grpo", ""): ["ctr", "direct_il_sft", "think_il_sft", "think_grpo"],
+    ("direct_sft", "think_sft"): ["ctr", "direct_sft", "think_sft"],
+}
+
+
+@pytest.mark.parametrize(("system", "think"), TRAINED, ids="-".join)
+def test_the_daily_job_trains_what_a_system_starts_from(system, think, tmp_path):
+    (tmp_path / "aigq").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n')
+    (tmp_path / "aigq").chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "AIGQ_HOME": str(tmp_path), "AIGQ_SOURCE": "ubi",
+        "AIGQ_EXPORT": "x", "AIGQ_SYSTEM": system, "AIGQ_THINK": think,
+    }  # fmt: skip
+    (tmp_path / "runs").mkdir()
+    subprocess.run([DEPLOY / "daily.sh"], env=environment, check=True)
+    said = [line.split() for line in (tmp_path / "said").read_text().splitlines()]
+    trained = [w[w.index("--system") + 1] if "--system" in w else w[1] for w in said if w[0] == "train"]
+    assert trained == TRAINED[system, think]
+    others = [f"{words[0]} {words[1]}" for words in said if words[0] == "generate"]
+    assert others == ["generate u2q", *(["generate x2q"] if think else [])]
+    assert [said[n][0] for n in (0, 1, -1)] == ["import", "prepare", "publish"]
 
 
 def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
@@ -321,7 +366,7 @@ def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
     (programs / "aigq").write_text(f'#!/bin/sh\nexec {sys.executable} -m aigq.cli "$@"\n')
     (programs / "aigq").chmod(0o755)
     export(tmp_path / "export.jsonl")
-    (tmp_path / "shop.yaml").write_text(yaml.safe_dump({"name": "shop", **SMALL}))
+    (tmp_path / "shop.yaml").write_text(yaml.safe_dump(recipe()))
     environment = {
         **os.environ,
         "PATH": f"{programs}:{os.environ['PATH']}",
@@ -329,7 +374,8 @@ def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
         "AIGQ_CONFIG": str(tmp_path / "shop.yaml"),
         "AIGQ_SOURCE": "ubi",
         "AIGQ_EXPORT": str(tmp_path / "export.jsonl"),
-        "AIGQ_SYSTEM": "personal",
+        "AIGQ_SYSTEM": "direct_il_grpo",
+        "AIGQ_THINK": "think_il_sft",
         "AIGQ_KEEP_RUNS": "2",
         "AIGQ_STORE": f"lmdb:{home}/store?map_gb=1",
     }
@@ -347,6 +393,7 @@ def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
     )  # fmt: skip
     details = {check["name"]: check["detail"] for check in json.loads(report.stdout)["checks"]}
     assert details["base"].startswith("20 keys")
+    assert all(int(details[family].split()[0].replace(",", "")) for family in ("clicks", "x2q", "coclick"))
 
 
 def test_the_daily_job_stops_at_the_first_failure(tmp_path):

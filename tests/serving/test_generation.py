@@ -15,7 +15,7 @@ from aigq.errors import StageError
 from aigq.recall.personal import Personal
 from aigq.serving import keys
 from aigq.serving.publish import publish
-from aigq.serving.run_tables import RunTables, read_table
+from aigq.serving.run_tables import RunTables, _items_per_query, read_table
 from aigq.serving.state import Base, decode
 from aigq.serving.stores.memory import MemoryStore
 from aigq.tables import U2Q, X2Q
@@ -88,6 +88,17 @@ def test_the_time_of_a_backfill_is_utc_on_every_machine(run, monkeypatch):
         monkeypatch.undo()
         time.tzset()
     assert bases[keys.base("v", "u00")].backfill.at == datetime(2026, 2, 6, 12, tzinfo=UTC).timestamp()
+
+
+def test_what_a_query_led_to_is_counted_within_the_session():
+    """As most logs have it: a search, then clicks that do not say which query they belong to."""
+    said = [
+        ("a", 0, None, "i0"), ("a", 0, "sled", None), ("a", 0, None, "i1"), ("a", 0, None, "i2"),
+        ("a", 1, None, "i3"), ("a", 1, "hat", "i4"), ("b", 1, None, "i5"), ("b", 2, "sled", "i1"),
+    ]  # fmt: skip
+    columns = dict(zip(("user_id", "session", "query", "item_id"), zip(*said, strict=True), strict=True))
+    assert _items_per_query(pa.table(columns)) == {"sled": 2, "hat": 1}
+    assert _items_per_query(pa.table(columns).slice(0, 0)) == {}
 
 
 def test_x2q_is_published_under_the_k_user_rule(run):

@@ -205,7 +205,7 @@ def test_sqlite_keeps_events_and_commits(tmp_path):
 
 
 def test_sqlite_never_walks_the_whole_log(tmp_path):
-    """What workers do every few seconds, some of it under the write lock; also on files without the indexes."""
+    """Workers do it every few seconds, partly under the write lock; older files get the indexes, too."""
     path = tmp_path / "e.sqlite"
     with sqlite3.connect(path) as old:
         old.execute(

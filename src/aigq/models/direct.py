@@ -95,7 +95,7 @@ class DirectGenerator:
         return {*moment.history["query"].to_pylist()} - {None} if self._only_new else set()
 
     def _trees_of(self, moments: Sequence[Moment]) -> dict[int, QueryTree]:
-        """The tree of each day. Days with the same servable queries share one; those of the last call are kept."""
+        """The tree of each day; the same servable queries are one tree. Those of the latest call are kept."""
         k = self._config.samples.k_users
         queries = {day: frozenset(self._counts.servable(day, k)) for day in {m.day for m in moments}}
         kept = self._trees

@@ -38,13 +38,14 @@ class Catalog:
         self.popular = list(popular)
         self.categories = {q.query: q.category for q in queries if q.category is not None}
         self._items = {q.query: q.items for q in queries}
+        self._counted = any(self._items.values())
 
     def __contains__(self, query: str) -> bool:
         return query in self._items
 
-    def results(self, query: str) -> int:
-        """Distinct items that the query led to in the published log."""
-        return self._items.get(query, 0)
+    def results(self, query: str) -> int | None:
+        """Distinct items that the query led to in the published log; None where it says so of no query."""
+        return self._items.get(query, 0) if self._counted else None
 
 
 async def current(store: Store) -> Current | None:
@@ -96,7 +97,7 @@ class Catalogs:
         return True
 
     async def follow(self) -> None:
-        """Refresh, and leave a new version to its long life. Raises StoreError; the present snapshot stays."""
+        """Refresh, and settle what is new. Raises StoreError; then the present snapshot stays."""
         if await self.refresh():
             settle()
 
