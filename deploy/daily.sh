@@ -8,7 +8,8 @@ set -eu
 : "${AIGQ_CONFIG:=/etc/aigq/shop.yaml}"    # the recipe; its dates and its tables are set here
 : "${AIGQ_SOURCE:?name a log format of docs/log-formats.md}"
 : "${AIGQ_EXPORT:?name the file or folder that the shop exports}"
-: "${AIGQ_SYSTEM:=direct_il_sft}"          # what writes the lists
+: "${AIGQ_SYSTEM:=direct_il_sft}"          # what writes the lists: a generator, or any row of the table
+: "${AIGQ_THINK=think_il_sft}"             # what connects triggers and queries (x2q); empty: nothing does
 : "${AIGQ_KEEP_RUNS:=7}"
 
 today=$(date -u +%F)
@@ -17,12 +18,27 @@ export AIGQ__DATA__TABLES="$AIGQ_HOME/tables"
 export AIGQ__SPLIT__VALIDATION_FROM="${AIGQ__SPLIT__VALIDATION_FROM:-$(date -u -d "$today - 14 days" +%F)}"
 export AIGQ__SPLIT__TEST_FROM="${AIGQ__SPLIT__TEST_FROM:-$(date -u -d "$today - 7 days" +%F)}"
 
+train() { # a generator, after those that it starts from; other rows of the table learn when they are asked
+  case $1 in
+    direct_*grpo) train direct_il_sft ;;
+    think_*grpo) train think_il_sft ;;
+    think_il_sft | think_sft_ranked) train direct_il_sft ;;
+  esac
+  case $1 in
+    *_grpo) aigq train grpo --config "$AIGQ_CONFIG" --run "$run" --system "$1" --resume ;;
+    direct_*sft* | think_*sft*) aigq train sft --config "$AIGQ_CONFIG" --run "$run" --system "$1" --resume ;;
+  esac
+}
+
 aigq import "$AIGQ_SOURCE" "$AIGQ_EXPORT" --out "$AIGQ_HOME/tables"
 aigq prepare --config "$AIGQ_CONFIG" --run "$run"
-case $AIGQ_SYSTEM in
-  direct_*sft | think_*sft) aigq train sft --config "$AIGQ_CONFIG" --run "$run" --system "$AIGQ_SYSTEM" --resume ;;
-esac
+aigq train ctr --config "$AIGQ_CONFIG" --run "$run" --resume
+train "$AIGQ_SYSTEM"
+train "$AIGQ_THINK"
 aigq generate u2q --run "$run" --system "$AIGQ_SYSTEM" --count 20
+if [ -n "$AIGQ_THINK" ]; then
+  aigq generate x2q --run "$run" --system "$AIGQ_THINK"
+fi
 aigq publish --run "$run"
 
 ln -sfn "runs/$today" "$AIGQ_HOME/current.new"

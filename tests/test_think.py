@@ -1,6 +1,7 @@
 """Think from the command line, on the made-up log of test_cli: trained after Direct, a row of the table."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -180,6 +181,22 @@ def test_interest_points_name_the_shoppers_behaviours_and_only_servable_queries(
                 assert all(reasons[query] == f"because of “{latest.text}”" for query in interest.queries)
             else:
                 assert all(reasons[q] != "new for you" for q in interest.queries if q in texts[-8:])
+
+
+def test_days_with_the_same_queries_share_a_tree_and_few_are_kept(run):
+    """A worker lives for weeks after the log has ended: every day may show the same."""
+    prepared = Prepared.load(run / "prepared")
+    for system in ("direct_il_sft", "think_il_sft"):
+        generator = channel_of(opened(run), system)
+        generator.fit(prepared)
+        moments = prepared.moments(prepared.split("test").slice(0, 2))
+        late = max(prepared.query_days["day"].to_pylist()) + 1
+        asked = [replace(m, day=late + n) for m in moments for n in range(3)]
+        lists = generator.recommend(asked, 5)
+        assert len({id(tree) for tree in generator._trees_of(asked).values()}) == 1
+        assert lists == generator.recommend(asked, 5)
+        generator.recommend([replace(moments[0], day=late - 20)], 5)
+        assert len(generator._trees) == 1
 
 
 def test_think_alone_says_what_it_starts_from(run, tmp_path, capsys):

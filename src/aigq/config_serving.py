@@ -78,7 +78,10 @@ class ServingConfig(Section):
         [], description="scripts that the letters of a hint may have (LATIN, CYRILLIC, CJK, ...); empty: all"
     )
     min_results: int = Field(
-        0, ge=0, description="a hint must have led to so many distinct items in the published log"
+        1,
+        ge=0,
+        description="a hint must have led to so many distinct items in the published log, if the log says "
+        "what queries led to",
     )
     u2q_runs: int = Field(3, ge=1, description="last M generations kept per user")
     behaviours: int = Field(30, ge=1, description="behaviours kept per user, published and live each")

@@ -1,6 +1,8 @@
 """The serving path at moments of the past: what was known then, and nothing else."""
 
+import asyncio
 from dataclasses import replace
+from datetime import date, datetime, time, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +18,7 @@ from aigq.evaluation.past_shop import PastShop
 from aigq.evaluation.served import Served
 from aigq.prepared import Moment
 from aigq.recall.channel import Hint
+from aigq.serving import channels
 from aigq.tables import EXPOSURES, SUPPLY, X2Q
 
 PREPARED = recall_shop.build()
@@ -67,8 +70,8 @@ def shop(tmp_path, writer):
     return PastShop(CONFIG, lambda: writer, connect, tmp_path)
 
 
-def row(name, shop, prepared=PREPARED, ranker=None, **serving):
-    made = Served(name, shop, CONFIG.serving.model_copy(update=serving), ranker)
+def row(name, shop, prepared=PREPARED, **serving):
+    made = Served(name, shop, CONFIG.serving.model_copy(update=serving))
     made.fit(prepared)
     return made
 
@@ -183,30 +186,44 @@ def test_a_hint_that_was_shown_often_without_a_click_makes_room(shop):
     assert queries(row("u2q", shop, seen).recommend([moment], 3)) == [["wool hat", "beach towel"]]
 
 
-class Backwards:
-    """A ranker that likes what comes late in the alphabet."""
-
-    async def score(self, shopper, candidates):
-        names = sorted(candidate.query for candidate in candidates)
-        return [1.0 + names.index(candidate.query) for candidate in candidates]
-
-
-class Broken:
-    async def score(self, shopper, candidates):
-        raise ValueError("no model")
-
-
-def test_the_blend_takes_the_ranker_of_the_service_and_single_channels_do_not(shop):
-    moments = on_day()
-    lists = queries(row("blend", shop, ranker=lambda _: Backwards(), diversity=0.0).recommend(moments, 9))
-    assert lists == [sorted(listed, reverse=True) for listed in lists]
-    (first, *_) = queries(row("u2q", shop, ranker=lambda _: Backwards()).recommend(moments, 3))
-    assert first == ["sled", "wool hat", "beach towel"]
-
-
-def test_an_answer_that_went_without_its_ranker_is_no_result(shop):
+def test_an_answer_that_went_without_something_is_no_result(shop, monkeypatch):
+    monkeypatch.setattr(channels, "from_personal", lambda *_: 1 / 0)
     with pytest.raises(StageError, match="went without"):
-        row("blend", shop, ranker=lambda _: Broken()).recommend(on_day(), 3)
+        row("blend", shop).recommend(on_day(), 3)
+
+
+def test_what_queries_led_to_is_counted_up_to_the_evening_before(shop):
+    """A query of the test days leads to items, too: `serving.min_results` takes it from the day after."""
+    new, group = "sun hat", ["u00", "u02", "u04", "u06", "u08"]
+    made = [
+        {
+            "user_id": user,
+            "ts": datetime.combine(date(1970, 1, 1) + timedelta(days=TEST), time(23, n)),
+            "day": TEST,
+        }
+        | {
+            "session": 0,
+            "action": "search",
+            "text": new,
+            "query": new,
+            "item_id": "item h",
+            "category": "sea",
+        }
+        for n, user in enumerate(group)
+    ]
+    rows = pa.concat_tables(
+        [PREPARED.behaviours, pa.Table.from_pylist(made, schema=PREPARED.behaviours.schema)]
+    )
+    issued = {"query": new, "day": TEST, "issues": 5, "new_users": 5}
+    days = pa.Table.from_pylist([issued], schema=PREPARED.query_days.schema)
+    days = pa.concat_tables([PREPARED.query_days, days])
+    order = [("user_id", "ascending"), ("ts", "ascending")]
+    shop.fit(replace(PREPARED, behaviours=rows.sort_by(order), query_days=days))
+    known = {day: asyncio.run(shop._published(day)).catalogs.now for day in (TEST, TEST + 1)}
+    assert new not in known[TEST]
+    assert new in known[TEST + 1]
+    assert [known[day].results("sun cream") for day in known] == [1, 1]
+    assert known[TEST + 1].results(new) == 1
 
 
 def test_asking_before_fitting_is_refused(shop):

@@ -25,6 +25,7 @@ from aigq.serving.stores.memory import MemoryStore
 from aigq.serving.streams import LogError, open_log
 from aigq.serving.streams.log import PARTITIONS
 
+SLED = {"object": {"object_id": "item sled"}}
 SEA = {"swim goggles", "beach towel", "sun cream", "snorkel set", "flip flops"}
 
 
@@ -308,18 +309,29 @@ def test_user_ids_can_be_hashed(shop_run, monkeypatch):
     store, name = MemoryStore(), keys.user_names("SECRET")
     tables = RunTables(shop_run.config, shop_run.folder, name)
     asyncio.run(publish(shop_run.config, store, tables.families))
-    with client_of(store, hash_users_with="SECRET") as client:
+    log, raw = open_log("memory:"), ("u00", "visit-77", "session:")
+    with client_of(store, log, hash_users_with="SECRET") as client:
         assert hints(client, user="u00")[0]["channel"] == "personal"
-        client.post("/v1/events", json=event("search", "sled", user="u00"))
-        stored = asyncio.run(_keys(store))
-        assert not any("u00" in key for key in stored)
-        assert keys.live(name("u00")) in stored
+        sent = [
+            event("search", "sled", user="u00", session_id="visit-77", event_id="u00/1"),
+            event("search", "sled", user=None, session_id="visit-77"),
+            event("click", item="item sled", user=None, event_attributes={"session_id": "visit-77"} | SLED),
+        ]
+        assert client.post("/v1/events", json=sent).json()["accepted"] == len(sent)
+        assert hints(client, session="visit-77", events=json.dumps(sent))
+        time.sleep(0.4)  # impressions too
+        written = inside(client, _written, store, log)
+    assert any(keys.live(name("u00")).encode() in text for text in written)
+    assert any(keys.live(name("session:visit-77")).encode() in text for text in written)
+    assert [text for text in written if any(word.encode() in text for word in raw)] == []
     with pytest.raises(UsageError, match="NOT_SET"):
         keys.user_names("NOT_SET")
 
 
-async def _keys(store):
-    return [entry.key async for entry in store.scan("")]
+async def _written(store, log):
+    """Every key and value of the store, every user and body of the log."""
+    pairs = [pair async for pair in store.dump()] + [(m.user.encode(), m.body) async for m in log.dump()]
+    return [text for pair in pairs for text in pair]
 
 
 # --- access ---
@@ -391,7 +403,7 @@ def test_publishing_swaps_and_rolls_back(shop_run):
         build = RunTables(shop_run.config, shop_run.folder).families
         versions = [(await publish(shop_run.config, store, build))["version"] for _ in range(3)]
         back = await rollback(shop_run.config, store)
-        left = {key.split(":")[2] for key in await _keys(store) if key != keys.CURRENT}
+        left = {e.key.split(":")[2] async for e in store.scan("") if e.key != keys.CURRENT}
         with pytest.raises(Exception, match="no earlier table"):
             await rollback(shop_run.config, store)
         return versions, back["version"], left

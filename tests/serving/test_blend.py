@@ -26,7 +26,7 @@ def candidate(query, category=None, **ranks):
 
 
 def shopper(now=1000.0, past=(), shown=()):
-    return Shopper("u", now, past, {}, shown)
+    return Shopper(now, past, {}, shown)
 
 
 PROPOSALS = [

@@ -19,6 +19,8 @@ from recall_shop import GROUPS, TEST, VALID, build
 
 from aigq.config import parse
 from aigq.errors import StageError
+from aigq.evaluation.past_shop import PastShop
+from aigq.evaluation.served import Served
 from aigq.history.prompt import profiles_of
 from aigq.models.columns import age_buckets
 from aigq.models.ctr_arrays import Calibration
@@ -189,6 +191,21 @@ def test_hints_are_in_the_order_of_the_model(run, store, served):
     (p,) = served.clicks.probabilities([reader], [ranked], now)
     assert len(ranked) == 5
     assert list(p) == sorted(p, reverse=True)
+
+
+def test_the_row_of_the_blend_is_ordered_by_the_model_and_a_channel_alone_is_not(run, tmp_path):
+    prepared = Prepared.load(run / "prepared")
+    moments = prepared.moments(prepared.split("test").slice(0, 8))
+    weights = {"personal": 1.0, "coclick": 0.6, "popular": 0.4}
+    shop = PastShop(config(), lambda: 1 / 0, lambda: 1 / 0, tmp_path, folder_of(run))
+
+    def lists(name, ranker):
+        served = Served(name, shop, config(weights=weights, ranker=ranker).serving)
+        served.fit(prepared)
+        return [[hint.query for hint in listed] for listed in served.recommend(moments, 9)]
+
+    assert lists("blend", "ctr") != lists("blend", "ranks")
+    assert lists("coclick", "ctr") == lists("coclick", "ranks")
 
 
 def test_a_version_without_a_part_is_refused(store, served):

@@ -1,5 +1,6 @@
 """deploy/: the compose file and the systemd units are well formed, and their commands do their work."""
 
+import ast
 import json
 import os
 import re
@@ -10,11 +11,14 @@ import sys
 import time
 import tomllib
 from hashlib import sha256
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import httpx
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from serving_helpers import free_port, listening, wait_for
 
 from aigq.cli import app
@@ -36,7 +40,7 @@ EXAMPLE_ENV = dict(key_values(DEPLOY / "systemd" / "aigq.env.example"))
 
 def filled(text, values):
     """`${NAME}`, `${NAME:-default}` and `${NAME:?message}`, as compose and systemd fill them in."""
-    named = re.compile(r"(?<!\$)\$\{(\w+)(?::-([^}]*)|:\?[^}]*)?\}")
+    named = re.compile(r"(?<!\$)\$\{(\w+)(?::?-([^}]*)|:\?[^}]*)?\}")
     return named.sub(lambda m: values.get(m[1]) or m[2] or "", text).replace("$$", "$")
 
 
@@ -102,6 +106,35 @@ def test_the_extras_of_the_images_exist():
     assert {extra for extras in named for extra in extras.split(",")} <= extras.keys()
 
 
+def imported(folder):
+    """The other people's packages that modules below a folder import, by top-level name."""
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            else:
+                names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+            for name in (name.partition(".")[0] for name in names):
+                if name not in sys.stdlib_module_names and name != "aigq":
+                    yield name
+
+
+def test_the_extra_serve_has_all_that_the_service_imports():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    packages, extras = packages_distributions(), project["optional-dependencies"]
+
+    def modules(needed):
+        wanted = {canonicalize_name(Requirement(text).name) for text in needed}
+        return {m for m, owners in packages.items() if wanted & {canonicalize_name(o) for o in owners}}
+
+    # each is imported where a config or a URL asks for it
+    asked_for = modules([*extras["kafka"], *extras["otel"], *extras["profanity"]])
+    installed = modules([*project["dependencies"], *extras["serve"]])
+    assert set(imported(ROOT / "src" / "aigq" / "serving")) - asked_for - installed == set()
+    used = set(imported(ROOT / "src" / "aigq"))
+    assert [need for need in project["dependencies"] if not modules([need]) & used] == []
+
+
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 def test_systemd_accepts_the_units(tmp_path):
     for path in UNITS:  # the programs must exist
@@ -128,7 +161,7 @@ def aigq_commands():
             if Path(command[0]).name == "aigq":
                 yield unit.name, command[1:]
     script = (DEPLOY / "daily.sh").read_text()
-    for line in re.findall(r"(?:^|\) )(aigq .+?)(?: ;;)?$", script, re.M):
+    for line in re.findall(r"(?:^ *|\) )(aigq .+?)(?: ;;)?$", script, re.M):
         yield f"daily.sh {line.split()[1]}", shlex.split(re.sub(r"\$(\w+)", r"\1", line))[1:]
 
 
@@ -141,10 +174,20 @@ def test_a_command_is_one_of_ours(where, arguments):
 
 
 def test_nothing_is_left_out():
-    verbs = [arguments[0] for _, arguments in aigq_commands()]
-    assert sorted(verbs) == sorted(
-        ["serve", "nearline"] * 2 + ["import", "prepare", "train", "generate", "publish"]
-    )
+    verbs = [
+        " ".join(arguments[: 1 + (arguments[0] in ("train", "generate"))]) for _, arguments in aigq_commands()
+    ]
+    daily = [
+        "import",
+        "prepare",
+        "train sft",
+        "train ctr",
+        "train grpo",
+        "generate u2q",
+        "generate x2q",
+        "publish",
+    ]
+    assert sorted(verbs) == sorted(["serve", "nearline"] * 2 + daily)
     others = [command[0] for unit in UNITS for command in unit_commands(unit) if "bin/aigq" not in command[0]]
     assert others == ["/opt/aigq/daily.sh", "/usr/bin/systemctl"]
 
@@ -258,26 +301,61 @@ def test_a_unit_starts_with_the_example_environment(shop_run, tmp_path):
 
 # --- the daily job ---
 
-SMALL = {
-    "samples": {"unit": "next_query", "k_users": 2, "list_length": 5},
-    "channels": {"ranker": {"trees": 10, "leaves": 4, "min_pairs_in_leaf": 5}},
-}
+
+def recipe():
+    """Everything that the job trains, as small as it gets."""
+    from test_cli import SMALL  # loads torch
+
+    return {
+        "name": "shop",
+        **{section: SMALL[section] for section in ("samples", "prompt", "generator", "sft", "channels")},
+        "think": {"max_triggers": 2, "rationale_tokens": 24},
+        "ctr": {"auc_floor": 0.0, "max_samples": 200, "eval_samples": 100},
+        "grpo": {"steps": 1, "prompts": 2, "group": 2, "eval_every": 1},
+    }
 
 
 def export(path, days=60):
     """Sixty days until now of twenty shoppers, in UBI's format: what a shop's export may look like."""
     now = int(time.time())
-    words = ["sled", "gloves", "skates"]
+    words = ["sled", "gloves", "skates", "snow boots", "wool hat", "thermal socks"]
     with path.open("w") as file:
         for day in range(days):
             for user in range(20):
                 event = {
                     "action_name": "search",
                     "user_id": f"user{user}",
-                    "user_query": words[(user + day) % 3],
+                    "user_query": words[(user + day) % 3 + user % 2 * 3],
                     "timestamp": (now - (days - day) * 86400 + user) * 1000,
                 }
                 file.write(json.dumps(event) + "\n")
+
+
+TRAINED = {
+    ("personal", ""): ["ctr"],
+    ("direct_il_sft", "think_il_sft"): ["ctr", "direct_il_sft", "direct_il_sft", "think_il_sft"],
+    ("direct_il_grpo", ""): ["ctr", "direct_il_sft", "direct_il_grpo"],
+    ("think_grpo", ""): ["ctr", "direct_il_sft", "think_il_sft", "think_grpo"],
+    ("direct_sft", "think_sft"): ["ctr", "direct_sft", "think_sft"],
+}
+
+
+@pytest.mark.parametrize(("system", "think"), TRAINED, ids="-".join)
+def test_the_daily_job_trains_what_a_system_starts_from(system, think, tmp_path):
+    (tmp_path / "aigq").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n')
+    (tmp_path / "aigq").chmod(0o755)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "AIGQ_HOME": str(tmp_path), "AIGQ_SOURCE": "ubi",
+        "AIGQ_EXPORT": "x", "AIGQ_SYSTEM": system, "AIGQ_THINK": think,
+    }  # fmt: skip
+    (tmp_path / "runs").mkdir()
+    subprocess.run([DEPLOY / "daily.sh"], env=environment, check=True)
+    said = [line.split() for line in (tmp_path / "said").read_text().splitlines()]
+    trained = [w[w.index("--system") + 1] if "--system" in w else w[1] for w in said if w[0] == "train"]
+    assert trained == TRAINED[system, think]
+    others = [f"{words[0]} {words[1]}" for words in said if words[0] == "generate"]
+    assert others == ["generate u2q", *(["generate x2q"] if think else [])]
+    assert [said[n][0] for n in (0, 1, -1)] == ["import", "prepare", "publish"]
 
 
 def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
@@ -288,7 +366,7 @@ def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
     (programs / "aigq").write_text(f'#!/bin/sh\nexec {sys.executable} -m aigq.cli "$@"\n')
     (programs / "aigq").chmod(0o755)
     export(tmp_path / "export.jsonl")
-    (tmp_path / "shop.yaml").write_text(yaml.safe_dump({"name": "shop", **SMALL}))
+    (tmp_path / "shop.yaml").write_text(yaml.safe_dump(recipe()))
     environment = {
         **os.environ,
         "PATH": f"{programs}:{os.environ['PATH']}",
@@ -296,7 +374,8 @@ def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
         "AIGQ_CONFIG": str(tmp_path / "shop.yaml"),
         "AIGQ_SOURCE": "ubi",
         "AIGQ_EXPORT": str(tmp_path / "export.jsonl"),
-        "AIGQ_SYSTEM": "personal",
+        "AIGQ_SYSTEM": "direct_il_grpo",
+        "AIGQ_THINK": "think_il_sft",
         "AIGQ_KEEP_RUNS": "2",
         "AIGQ_STORE": f"lmdb:{home}/store?map_gb=1",
     }
@@ -314,6 +393,7 @@ def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
     )  # fmt: skip
     details = {check["name"]: check["detail"] for check in json.loads(report.stdout)["checks"]}
     assert details["base"].startswith("20 keys")
+    assert all(int(details[family].split()[0].replace(",", "")) for family in ("clicks", "x2q", "coclick"))
 
 
 def test_the_daily_job_stops_at_the_first_failure(tmp_path):

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 
 from aigq.history.spelling import normalise_query
 from aigq.serving.events import EventError, UbiEvent, parse_event
+from aigq.serving.keys import user_names
 
 NOW = 1_795_000_000.0
 
 
-def parse(body, default=None):
-    return parse_event(msgspec.convert(body, UbiEvent), NOW, default)
+def parse(body, default=None, name=str):
+    return parse_event(msgspec.convert(body, UbiEvent), NOW, name, default)
 
 
 def test_a_whole_ubi_event():
@@ -28,7 +29,7 @@ def test_a_whole_ubi_event():
         }
     )  # fmt: skip
     assert (event.user, event.action, event.query, event.item) == ("c1", "cart", "white bread", "4711")
-    assert (event.request, event.position, event.session, event.surface) == ("q1", 3, "s1", "home")
+    assert (event.request, event.position, event.surface) == ("q1", 3, "home")
     assert (
         event.at == 1_795_004_800.0 - 0
         if event.at == 1_795_004_800.0
@@ -71,6 +72,19 @@ def test_a_repeat_has_the_same_id():
     assert parse(body).id == parse(body).id
     assert parse({**body, "user_query": "y"}).id != parse(body).id
     assert parse({**body, "event_id": "mine"}).id == "mine"
+
+
+def test_the_id_of_an_event_hides_what_the_key_hides(monkeypatch):
+    """Without the key nobody can try user ids on what stands beside an event's own id."""
+    body = {"action_name": "search", "user_id": "u", "user_query": "x", "timestamp": NOW}
+    found = []
+    for secret in ("one", "two", "two"):
+        monkeypatch.setenv("SECRET", secret)
+        event = parse(body, name=user_names("SECRET"))
+        given = parse({**body, "event_id": "u-1"}, name=user_names("SECRET"))
+        found.append((event.user, event.id, given.id))
+    assert found[1] == found[2]
+    assert not set(found[0]) & {*found[1], parse(body).id, "u-1"}
 
 
 def test_who_acts():

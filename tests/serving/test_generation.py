@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import time
+from datetime import UTC, datetime
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +15,7 @@ from aigq.errors import StageError
 from aigq.recall.personal import Personal
 from aigq.serving import keys
 from aigq.serving.publish import publish
-from aigq.serving.run_tables import RunTables, read_table
+from aigq.serving.run_tables import RunTables, _items_per_query, read_table
 from aigq.serving.state import Base, decode
 from aigq.serving.stores.memory import MemoryStore
 from aigq.tables import U2Q, X2Q
@@ -71,6 +73,32 @@ def test_the_backfill_is_published_with_the_histories(run):
     assert base.backfill.model.startswith("popular")
     assert len(base.backfill.hints) == 4
     assert base.backfill.hints[0].reason == "popular in the shop these days"
+
+
+def test_the_time_of_a_backfill_is_utc_on_every_machine(run, monkeypatch):
+    row = {"user_id": "u00", "rank": 1, "query": "sled", "reason": "", "model": "m"}
+    row["generated_at"] = datetime(2026, 2, 6, 12)
+    (run.folder / "tables").mkdir()
+    pq.write_table(pa.Table.from_pylist([row], schema=U2Q), run.folder / "tables" / "u2q.parquet")
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        bases = dict(RunTables(run.config, run.folder).families("v")["base"])
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert bases[keys.base("v", "u00")].backfill.at == datetime(2026, 2, 6, 12, tzinfo=UTC).timestamp()
+
+
+def test_what_a_query_led_to_is_counted_within_the_session():
+    """As most logs have it: a search, then clicks that do not say which query they belong to."""
+    said = [
+        ("a", 0, None, "i0"), ("a", 0, "sled", None), ("a", 0, None, "i1"), ("a", 0, None, "i2"),
+        ("a", 1, None, "i3"), ("a", 1, "hat", "i4"), ("b", 1, None, "i5"), ("b", 2, "sled", "i1"),
+    ]  # fmt: skip
+    columns = dict(zip(("user_id", "session", "query", "item_id"), zip(*said, strict=True), strict=True))
+    assert _items_per_query(pa.table(columns)) == {"sled": 2, "hat": 1}
+    assert _items_per_query(pa.table(columns).slice(0, 0)) == {}
 
 
 def test_x2q_is_published_under_the_k_user_rule(run):

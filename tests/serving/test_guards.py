@@ -31,7 +31,8 @@ def reason(query, own=(), profane=None, **serving):
         ("молоко", {}, None),
         ("молоко", {"scripts": ["LATIN"]}, "script"),
         ("milk", {"scripts": ["LATIN"]}, None),
-        ("ski gloves", {"min_results": 1}, "no_results"),
+        ("ski gloves", {}, "no_results"),
+        ("ski gloves", {"min_results": 0}, None),
         ("milk", {"min_results": 3}, None),
         ("milk", {"own_history_only": True}, "not_own"),
         ("gift card", {"own_history_only": True}, "not_own"),
@@ -92,6 +93,11 @@ def test_a_surface_can_be_off():
     assert guards.surface_off("checkout")
     assert not guards.surface_off("home")
     assert not guards.surface_off(None)
+
+
+def test_where_the_log_does_not_say_what_queries_led_to_nothing_is_refused_for_it():
+    searches = Catalog("v", [QueryInfo("milk", None, 0), QueryInfo("tea", None, 0)])
+    assert Guards(config().serving).refusals(["milk"], searches, ()) == {}
 
 
 def test_a_new_catalogue_is_judged_anew():

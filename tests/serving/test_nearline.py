@@ -1,6 +1,7 @@
 """The nearline worker, with a real channel; killed workers are real processes."""
 
 import asyncio
+import logging
 import random
 import time
 
@@ -11,12 +12,13 @@ from aigq.prepared import Prepared
 from aigq.recall.channel import Hint
 from aigq.recall.personal import Personal
 from aigq.serving import keys
+from aigq.serving.background import repeat
 from aigq.serving.live_history import Histories
 from aigq.serving.nearline import GROUP, Worker
 from aigq.serving.publish import publish
 from aigq.serving.run_tables import RunTables
 from aigq.serving.state import Event, Generation, Live, Suggestion, U2q, decode, encode
-from aigq.serving.stores import open_store
+from aigq.serving.stores import StoreError, open_store
 from aigq.serving.stores.memory import MemoryStore
 from aigq.serving.streams import Message, open_log
 from aigq.serving.users import erase
@@ -180,6 +182,45 @@ def test_the_budget_of_a_user(shop_run):
     calls, backlog = asyncio.run(work())
     assert sum(call.count("u") for call in calls) == 2
     assert backlog.messages == 0
+
+
+def test_an_idle_worker_takes_no_write_lock(shop_run):
+    async def work():
+        bench = Bench(shop_run)
+        worker = await bench.published()
+        await bench.log.append(messages(search("u01", "sun cream")))
+        await steps(worker)
+        said = []
+        await bench.log._run(lambda db: db.set_trace_callback(said.append))
+        await steps(worker)
+        return said
+
+    said = asyncio.run(work())
+    assert said
+    assert not any("begin immediate" in text for text in said)
+
+
+def test_background_work_outlives_an_error_that_nobody_expected(caplog):
+    done, away = [], [StoreError("the store is away")] * 2
+
+    async def work():
+        done.append(1)
+        if len(done) == 1:
+            raise KeyError("of a bug")
+        if away:
+            raise away.pop()
+
+    async def main():
+        task = asyncio.ensure_future(repeat(work, 0.01, logging.getLogger("aigq.test")))
+        await asyncio.sleep(3.2)
+        assert not task.done()
+        task.cancel()
+
+    asyncio.run(main())
+    assert len(done) > 4
+    failed, named = caplog.records  # a store that is away is named once
+    assert failed.exc_info[0] is KeyError
+    assert "the store is away" in named.getMessage()
 
 
 def test_what_waited_too_long_is_shed_and_committed(shop_run):

@@ -1,6 +1,7 @@
 """One contract, four logs; Redis and the Kafka broker are real server processes."""
 
 import asyncio
+import sqlite3
 import time
 from collections import Counter
 from itertools import chain
@@ -9,6 +10,7 @@ import pytest
 from serving_helpers import free_port
 
 from aigq.errors import UsageError
+from aigq.serving.redis_url import redis_url
 from aigq.serving.streams import LeaseLost, LogError, Message, open_log
 from aigq.serving.streams.embedded import SqliteLog
 from aigq.serving.streams.log import PARTITIONS, partition_of
@@ -202,6 +204,45 @@ def test_sqlite_keeps_events_and_commits(tmp_path):
     assert [r.body for r in run(url, lambda log: log.read("g", ALL, 9, {}))] == [b"2"]
 
 
+def test_sqlite_never_walks_the_whole_log(tmp_path):
+    """Workers do it every few seconds, partly under the write lock; older files get the indexes, too."""
+    path = tmp_path / "e.sqlite"
+    with sqlite3.connect(path) as old:
+        old.execute(
+            "create table events(seq integer primary key autoincrement, part integer not null, "
+            "user text not null, body blob not null, received real not null)"
+        )
+
+    async def work(log):
+        said = []
+        await log.append(messages(40))
+        await log.lease("g", "a", 60)
+        await log._run(lambda db: db.set_trace_callback(said.append))
+        await log.read("g", ALL, 10, {})
+        await log.backlog("g")
+        await log.trim(60)
+        await log.erase("user 1")
+        await log._run(lambda db: db.set_trace_callback(None))
+        asked = [text for text in said if "events" in text]
+        plans = [
+            await log._run(lambda db, t=text: db.execute(f"explain query plan {t}").fetchall())
+            for text in asked
+        ]
+        return len(asked), [row[3] for plan in plans for row in plan if row[3].startswith("SCAN")]
+
+    assert run(f"sqlite:{path}", work) == (3 * PARTITIONS + 2, [])
+
+
+def test_the_backlog_of_a_group_that_has_not_begun(url):
+    async def work(log):
+        await log.append(messages(40))
+        return await log.backlog("new")
+
+    backlog = run(url, work)
+    assert backlog.messages == 40
+    assert 0 <= backlog.oldest_s < 10
+
+
 def test_a_log_that_is_away_is_a_log_error(tmp_path):
     with pytest.raises(LogError):
         run(f"redis://127.0.0.1:{free_port()}", lambda log: log.append(messages(1)))
@@ -210,6 +251,17 @@ def test_a_log_that_is_away_is_a_log_error(tmp_path):
     (tmp_path / "file").write_text("not a database, and long enough to be taken for one" * 50)
     with pytest.raises(LogError):
         open_log(f"sqlite:{tmp_path / 'file'}")
+
+
+def test_only_the_scheme_of_a_url_is_translated(redis_server):
+    """A user, a password and a host may be called valkey, the host of deploy/docker/compose.yaml is."""
+    redis_server.cli("acl", "setuser", "valkey", "on", ">valkey", "allkeys", "+@all")
+    for scheme in ("redis", "valkey"):
+        url = f"{scheme}://valkey:valkey@127.0.0.1:{redis_server.port}/0"
+        run(url, lambda log: log.append(messages(1)))
+    assert redis_url("redis://:p@valkey:6379/0") == redis_url("valkey://:p@valkey:6379/0")
+    assert redis_url("valkeys://valkey:1") == "rediss://valkey:1"
+    assert redis_url("rediss+cluster://valkey:1") == "rediss://valkey:1"
 
 
 def test_wrong_urls_are_wrong_use():

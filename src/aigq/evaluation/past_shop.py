@@ -24,7 +24,6 @@ from aigq.errors import StageError
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint, RecallChannel
 from aigq.serving import blend, keys
-from aigq.serving.blend import Ranker
 from aigq.serving.catalog import Catalogs
 from aigq.serving.guards import Guards
 from aigq.serving.hints import Ask, Hints
@@ -95,16 +94,13 @@ class PastShop:
         self._mornings.clear()
         self._shown = _showings(prepared.exposures)
 
-    def ask(
-        self, moments: Sequence[Moment], n: int, serving: ServingConfig, ranker: Ranker | None = None
-    ) -> list[list[blend.Hint]]:
+    def ask(self, moments: Sequence[Moment], n: int, serving: ServingConfig) -> list[list[blend.Hint]]:
         """At most n hints for each moment, best first, each with all channels that proposed it.
 
         Args:
             moments: any order; fastest by day.
             n: length of a list.
             serving: weights above 0 say which channels take part.
-            ranker: one of the shop's own; None: what `serving.ranker` says.
         """
         if self._prepared is None:
             raise StageError("the past shop was asked before fit()")
@@ -118,7 +114,7 @@ class PastShop:
         serving = serving.model_copy(update={"deadline_ms": _NO_DEADLINE_MS})
         config = self._config.model_copy(update={"serving": serving})
         before = _left_out()
-        answers = asyncio.run(self._answers(moments, n, config, ranker))
+        answers = asyncio.run(self._answers(moments, n, config))
         if _left_out() > before:
             raise StageError("an answer went without a channel or the ranker; the log above says why")
         return answers
@@ -133,15 +129,13 @@ class PastShop:
         lists = self._generator.recommend(new, self._config.serving.nearline.count)
         self._written.update((m.sample_id, hints) for m, hints in zip(new, lists, strict=True))
 
-    async def _answers(
-        self, moments: Sequence[Moment], n: int, config: Config, ranker: Ranker | None
-    ) -> list[list[blend.Hint]]:
+    async def _answers(self, moments: Sequence[Moment], n: int, config: Config) -> list[list[blend.Hint]]:
         answers: list[list[blend.Hint]] = [[] for _ in moments]
         order = sorted(range(len(moments)), key=lambda i: moments[i].day)
         for day, group in groupby(order, key=lambda i: moments[i].day):
             morning = await self._published(day)
             guards = Guards(config.serving)
-            hints = Hints(config, morning.store, morning.catalogs, guards, ranker, lambda: self._now)
+            hints = Hints(config, morning.store, morning.catalogs, guards, clock=lambda: self._now)
             for i in group:
                 moment = moments[i]
                 self._now = _seconds(moment.cut)
@@ -156,10 +150,14 @@ class PastShop:
         """The tables of that morning in a store of their own."""
         if day in self._mornings:
             return self._mornings[day]
+        assert self._prepared is not None
         if self._tables is None:
             self._tables = self._learned()
         self._now, store = day * DAY_S, MemoryStore(lambda: self._now)
-        tables, ttl = self._tables.as_of(day), self._config.serving.table_days * DAY_S
+        tables, ttl = (
+            self._tables.as_of(day, self._prepared.behaviours),
+            self._config.serving.table_days * DAY_S,
+        )
         families = tables.families(_VERSION)
         for family in _TABLES:
             await store.put({key: encode(value) for key, value in families[family]}, ttl)

@@ -1,6 +1,6 @@
 """The rows `u2q`, `x2q` and `blend`: the serving path as channels of the table."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import pyarrow as pa
@@ -11,7 +11,6 @@ from aigq.evaluation.past_shop import PastShop
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint
 from aigq.serving import blend
-from aigq.serving.blend import Ranker
 from aigq.tables import SUPPLY
 
 BLEND: Final = "blend"
@@ -27,27 +26,17 @@ class Served:
         name: of SERVED.
         shop: the shop; rows may share it.
         serving: the section of the config.
-        ranker: makes a ranker of the shop's own from the log; None: what `serving.ranker` says.
     """
 
-    def __init__(
-        self,
-        name: str,
-        shop: PastShop,
-        serving: ServingConfig,
-        ranker: Callable[[Prepared], Ranker] | None = None,
-    ) -> None:
+    def __init__(self, name: str, shop: PastShop, serving: ServingConfig) -> None:
         alone = {"weights": {name: 1.0}, "diversity": 0.0, "ranker": "ranks"}
         self.name, self._shop = name, shop
         self._serving = serving if name == BLEND else serving.model_copy(update=alone)
-        self._make_ranker = ranker if name == BLEND else None
-        self._ranker: Ranker | None = None
         self._supply: list[pa.Table] | None = None
 
     def fit(self, prepared: Prepared) -> None:
-        """Nothing is learned here: shop and ranker are made from what was trained."""
+        """Nothing is learned here: the shop is made from what was trained."""
         self._shop.fit(prepared)
-        self._ranker = self._make_ranker(prepared) if self._make_ranker is not None else None
         self._supply = []
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
@@ -55,7 +44,7 @@ class Served:
         if self._supply is None:
             raise StageError(f"{self.name}: recommend() before fit()")
         longest = max(n, self._serving.candidates)  # a longer list begins with the shorter one
-        answers = self._shop.ask(moments, longest, self._serving, self._ranker)
+        answers = self._shop.ask(moments, longest, self._serving)
         self._supply.append(_supply_of(moments, answers))
         return [
             [Hint(c.query, 1.0 / rank, c.reason) for rank, c in enumerate(answer[:n], start=1)]

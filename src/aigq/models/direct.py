@@ -57,7 +57,7 @@ class DirectGenerator:
         self._writer = prompt_writer(self._config, self._run, prepared)
         self._counts = CausalCounts(prepared.query_days, None)
         self._category = prepared.category_of
-        self._trees: dict[int, QueryTree] = {}
+        self._trees: dict[frozenset[str], QueryTree] = {}
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
         """At most n hints for each moment; prompts of similar length are generated together."""
@@ -65,12 +65,13 @@ class DirectGenerator:
         parts = self._writer.parts(moments)
         prompts = [self._vocabulary.encode_prompt(self._writer.styled(p), budget) for p in parts]
         lists: list[list[Hint]] = [[] for _ in moments]
+        trees = self._trees_of(moments)
         for rows in self._batches(prompts):
             drawn = generate_lists(
                 self._model,
                 self._vocabulary,
                 [prompts[i] for i in rows],
-                [self._tree(moments[i].day) for i in rows],
+                [trees[moments[i].day] for i in rows],
                 n,
                 without=[self._known(moments[i]) for i in rows],
                 temperature=self._config.decoding.temperature,
@@ -94,11 +95,13 @@ class DirectGenerator:
         """What the list may not name: with `only_new`, every query of the history."""
         return {*moment.history["query"].to_pylist()} - {None} if self._only_new else set()
 
-    def _tree(self, day: int) -> QueryTree:
-        if day not in self._trees:
-            allowed = self._counts.servable(day, self._config.samples.k_users)
-            self._trees[day] = QueryTree(allowed, self._vocabulary)
-        return self._trees[day]
+    def _trees_of(self, moments: Sequence[Moment]) -> dict[int, QueryTree]:
+        """The tree of each day; the same servable queries are one tree. Those of the latest call are kept."""
+        k = self._config.samples.k_users
+        queries = {day: frozenset(self._counts.servable(day, k)) for day in {m.day for m in moments}}
+        kept = self._trees
+        self._trees = {q: kept.get(q) or QueryTree(q, self._vocabulary) for q in {*queries.values()}}
+        return {day: self._trees[q] for day, q in queries.items()}
 
 
 def explain(query: str, parts: PromptParts, category_of: dict[str, str]) -> str:

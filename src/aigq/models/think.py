@@ -75,13 +75,14 @@ class ThinkGenerator(DirectGenerator):
         encoded = [self._vocabulary.encode_and_count(self._writer.styled(p), budget) for p in parts]
         reasoning = decoding.reasoning and self._config.think.without_rationale < 1
         thoughts = [Thought()] * len(moments)
+        trees = self._trees_of(moments)
         for rows in self._batches([ids for ids, _ in encoded]):
             drawn = generate_thoughts(
                 self._model,
                 self._marks,
                 [encoded[i][0] for i in rows],
                 [encoded[i][1] for i in rows],
-                [self._tree(moments[i].day) for i in rows],
+                [trees[moments[i].day] for i in rows],
                 n,
                 self._config.think,
                 reasoning=reasoning,

@@ -159,7 +159,7 @@ async def get_hints(
     here, start = service(request), time.perf_counter()
     who = shopper(user, session)
     name = here.name(who) if who else None
-    inline = _inline(events, name) if events else []
+    inline = _inline(events, here.name, name) if events else []
     n = min(n, here.config.serving.max_hints)
     answer = await here.hints.answer(Ask(name, n, surface, locale, inline))
     here.impressions.add(name or "", answer.request_id, answer.hints, surface)
@@ -189,7 +189,7 @@ async def post_events(request: Request[Any, Any, Any], data: UbiEvent | list[Ubi
     rejected: list[Rejection] = []
     for index, raw in enumerate(batch):
         try:
-            good.append(here.named(parse_event(raw, now)))
+            good.append(parse_event(raw, now, here.name))
         except EventError as error:
             rejected.append(Rejection(index, str(error)))
             REJECTED.labels("event").inc()
@@ -283,14 +283,14 @@ def _cors(origins: list[str]) -> CORSConfig | None:
     )
 
 
-def _inline(text: str, user: str | None) -> list[Event]:
+def _inline(text: str, name: Callable[[str], str], user: str | None) -> list[Event]:
     """The events of the query parameter, oldest first. Raises Refused with 400."""
     try:
         raw = _INLINE.decode(text)
         if len(raw) > INLINE_EVENTS:
             raise Refused(400, f"at most {INLINE_EVENTS} events in the parameter events")
         now = time.time()
-        return [parse_event(event, now, default_user=user or "") for event in raw]
+        return [parse_event(event, now, name, user or "") for event in raw]
     except (msgspec.MsgspecError, EventError) as error:
         raise Refused(400, f"the parameter events: {error}") from None
 

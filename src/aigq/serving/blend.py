@@ -46,13 +46,10 @@ class Hint(NamedTuple):
 class Shopper(NamedTuple):
     """What a ranker may know about the shopper. `past` and `shown` are newest first."""
 
-    user: str | None
     now: float
     past: Sequence[Past]
     own: Mapping[str, float]  # own queries with their decayed frequency
     shown: Sequence[Shown]
-    surface: str | None = None
-    locale: str | None = None
 
 
 class Ranker(Protocol):

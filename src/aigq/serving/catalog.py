@@ -1,6 +1,5 @@
 """The published table as one process sees it: an immutable snapshot that is swapped as a whole."""
 
-import asyncio
 import gc
 from collections.abc import Sequence
 from typing import Final
@@ -39,13 +38,14 @@ class Catalog:
         self.popular = list(popular)
         self.categories = {q.query: q.category for q in queries if q.category is not None}
         self._items = {q.query: q.items for q in queries}
+        self._counted = any(self._items.values())
 
     def __contains__(self, query: str) -> bool:
         return query in self._items
 
-    def results(self, query: str) -> int:
-        """Distinct items that the query led to in the published log."""
-        return self._items.get(query, 0)
+    def results(self, query: str) -> int | None:
+        """Distinct items that the query led to in the published log; None where it says so of no query."""
+        return self._items.get(query, 0) if self._counted else None
 
 
 async def current(store: Store) -> Current | None:
@@ -96,15 +96,10 @@ class Catalogs:
         PUBLISHED.set(self.now.published_at)
         return True
 
-    async def follow(self, every_s: float) -> None:
-        """Refresh until cancelled; a store that is away is tried again."""
-        while True:
-            try:
-                if await self.refresh():
-                    settle()
-            except StoreError:
-                pass  # the present snapshot goes on; readiness tells of the store
-            await asyncio.sleep(every_s)
+    async def follow(self) -> None:
+        """Refresh, and settle what is new. Raises StoreError; then the present snapshot stays."""
+        if await self.refresh():
+            settle()
 
 
 def settle() -> None:

@@ -1,6 +1,7 @@
 """UBI 1.3.0 events from clients, checked and turned into events of the log."""
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Final
 
@@ -70,8 +71,10 @@ def shopper(user: str | None, session: str | None) -> str | None:
     return f"session:{session}" if session else None
 
 
-def parse_event(raw: UbiEvent, now: float, default_user: str | None = None) -> Event:
-    """A UBI event as an event of the log.
+def parse_event(
+    raw: UbiEvent, now: float, name: Callable[[str], str] = str, default: str | None = None
+) -> Event:
+    """A UBI event as an event of the log, in which no id of a shopper is left that `name` would hide.
 
     An event without `event_id` gets one from what it says, so a repeat of it is recognised. One without a
     timestamp happened now, and so its repeat is a new event.
@@ -79,7 +82,9 @@ def parse_event(raw: UbiEvent, now: float, default_user: str | None = None) -> E
     Args:
         raw: as it came.
         now: seconds since 1970.
-        default_user: who acted when the event does not say.
+        name: from a user id to its name in store and log, see `keys.user_names`. An `event_id` of the caller
+            may contain the user's, so it is named too.
+        default: the name of who acted when the event does not say.
 
     Raises:
         EventError: unknown action, nobody, no query and no item, or an impossible time.
@@ -87,7 +92,8 @@ def parse_event(raw: UbiEvent, now: float, default_user: str | None = None) -> E
     attributes = raw.event_attributes or UbiAttributes()
     thing = attributes.object or UbiObject()
     session = raw.session_id or attributes.session_id
-    user = shopper(raw.user_id or raw.client_id, session) or default_user
+    who = shopper(raw.user_id or raw.client_id, session)
+    user = name(who) if who is not None else default
     if user is None:
         raise EventError("no user_id, client_id or session_id")
     action = _action(raw.action_name)
@@ -103,10 +109,8 @@ def parse_event(raw: UbiEvent, now: float, default_user: str | None = None) -> E
     at = _seconds(raw.timestamp, now)
     position = attributes.position.ordinal if attributes.position else None
     given = raw.event_id or attributes.event_id
-    identity = given or _digest(user, at, action, query, item, raw.query_id)
-    return Event(
-        identity, user, at, action, query, item, raw.query_id, position, session, text, attributes.surface
-    )
+    identity = name(given) if given else _digest(user, at, action, query, item, raw.query_id)
+    return Event(identity, user, at, action, query, item, raw.query_id, position, text, attributes.surface)
 
 
 def _action(name: str) -> str:

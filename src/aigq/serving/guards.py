@@ -32,8 +32,8 @@ class KnownQueries(Protocol):
         """Whether k users issued the query."""
         ...
 
-    def results(self, query: str) -> int:
-        """How many items the query leads to."""
+    def results(self, query: str) -> int | None:
+        """How many items the query leads to; None where nobody knows."""
         ...
 
 
@@ -151,9 +151,8 @@ class Guards:
             return None
         if query not in known:
             return "few_users"
-        if known.results(query) < self._config.min_results:
-            return "no_results"
-        return None
+        found = known.results(query)
+        return "no_results" if found is not None and found < self._config.min_results else None
 
 
 def _text_reason(query: str, longest: int, scripts: tuple[str, ...]) -> Reason | None:

@@ -120,7 +120,7 @@ class Hints:
             ),
         ]
         shown = sorted(known.live.shown, key=lambda s: -s.at)
-        shopper = Shopper(ask.user, now, past, own, shown, ask.surface, ask.locale)
+        shopper = Shopper(now, past, own, shown)
         base = known.base if read else None
         hints = await self._blend(shopper, base, proposals, catalog, ask.n, end)
         for channel, count in Counter([hint.channel for hint in hints]).items():

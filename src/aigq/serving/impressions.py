@@ -1,6 +1,5 @@
 """The service's own record of what it showed: gathered for a moment, written to the log in one piece."""
 
-import asyncio
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -53,12 +52,3 @@ class Impressions:
             except LogError:
                 self._waiting.extendleft(reversed(part))
                 raise
-
-    async def run(self) -> None:
-        """Flush every 0.2 seconds until cancelled."""
-        while True:
-            await asyncio.sleep(EVERY_S)
-            try:
-                await self.flush()
-            except LogError:
-                await asyncio.sleep(1.0)  # the log is away: what waits stays, up to MOST

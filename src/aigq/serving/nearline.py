@@ -21,6 +21,7 @@ from aigq.config import Config
 from aigq.prepared import Moment
 from aigq.recall.channel import Hint
 from aigq.serving import keys, users
+from aigq.serving.background import repeat
 from aigq.serving.catalog import Catalogs
 from aigq.serving.guards import Guards
 from aigq.serving.live_history import Histories
@@ -99,8 +100,9 @@ class Worker:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish the batch and let go of the partitions."""
-        leases = asyncio.ensure_future(self._keep_leases())
-        chores = asyncio.ensure_future(self._housekeeping())
+        renewal = min(self._nearline.lease_s / 4, _RENEW_S)
+        chores = ((self.lease, renewal), (self._housekeeping, _HOUSEKEEPING_S))
+        tasks = [asyncio.ensure_future(repeat(work, every, _LOGGER)) for work, every in chores]
         try:
             await self._first_table(stop)
             while not stop.is_set():
@@ -114,9 +116,9 @@ class Worker:
                 if not busy:
                     await asyncio.sleep(_IDLE_S)
         finally:
-            for work in (leases, chores):
-                work.cancel()
-            await asyncio.gather(leases, chores, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             try:
                 await self._log.release(GROUP, self._name)
             except LogError as error:
@@ -288,6 +290,8 @@ class Worker:
         for part, offsets in self._open.items():
             while offsets and (part, offsets[0]) not in waiting:
                 ready[part] = offsets.popleft()
+        if not ready:
+            return  # most steps of an idle worker; a commit takes the log's write lock
         try:
             await self._log.commit(GROUP, self._name, ready)
         except LeaseLost:
@@ -302,23 +306,10 @@ class Worker:
         for one in [p for p in self._pending.values() if p.partition in partitions]:
             self._done(one)
 
-    async def _keep_leases(self) -> None:
-        while True:
-            try:
-                await self.lease()
-            except LogError as error:
-                _LOGGER.warning("%s", error)
-            await asyncio.sleep(min(self._nearline.lease_s / 4, _RENEW_S))
-
     async def _housekeeping(self) -> None:
         """Follow the table, tell how far behind the group is, remove old events."""
-        while True:
-            try:
-                await self._catalogs.refresh()
-                backlog = await self._log.backlog(GROUP)
-                BACKLOG.set(backlog.messages)
-                BACKLOG_AGE.set(backlog.oldest_s)
-                await self._log.trim(self._serving.log_days * 86400)
-            except (LogError, StoreError) as error:
-                _LOGGER.warning("%s", error)
-            await asyncio.sleep(_HOUSEKEEPING_S)
+        await self._catalogs.refresh()
+        backlog = await self._log.backlog(GROUP)
+        BACKLOG.set(backlog.messages)
+        BACKLOG_AGE.set(backlog.oldest_s)
+        await self._log.trim(self._serving.log_days * 86400)

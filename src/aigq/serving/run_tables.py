@@ -70,6 +70,7 @@ class RunTables:
     ) -> None:
         self._config, self._run, self._name = config, run, name
         self._prepared = prepared or Prepared.load(run / "prepared")
+        self._led = self._prepared.behaviours
         self._day = day_after(self._prepared)
         self._counts = CausalCounts(self._prepared.query_days, None)
         self._allowed = self._counts.servable(self._day, config.samples.k_users)
@@ -77,9 +78,13 @@ class RunTables:
         trained = (folder / SETTINGS_FILE).exists()
         self._clicks = ClickTables(folder, self._prepared, self._day) if trained else None
 
-    def as_of(self, day: int) -> "RunTables":
-        """The tables of that morning: what may be shown and what is popular, by the days before it."""
+    def as_of(self, day: int, behaviours: pa.Table) -> "RunTables":
+        """The tables of that morning: what may be shown, its results and what is popular, by the days before.
+
+        `behaviours` are those of all days, `prepared` holds only what may be learned from.
+        """
         then = copy.copy(self)
+        then._led = behaviours.filter(pc.less(behaviours["day"], day))
         then._day, then._similar = day, self._similar
         then._allowed = self._counts.servable(day, self._config.samples.k_users)
         then._clicks = self._clicks.as_of(day) if self._clicks else None
@@ -110,7 +115,7 @@ class RunTables:
         half_life = self._config.channels.popular.half_life_days
         decayed = CausalCounts(self._prepared.query_days, half_life)
         top = decayed.top(self._day, POPULAR, self._config.samples.k_users)
-        category, items = self._prepared.category_of, _items_per_query(self._prepared.behaviours)
+        category, items = self._prepared.category_of, _items_per_query(self._led)
         infos = [QueryInfo(q, category.get(q), items.get(q, 0)) for q in sorted(self._allowed)]
         parts = [infos[start : start + _PART] for start in range(0, len(infos), _PART)] or [[]]
         popular = [query for query, _ in top]
@@ -195,7 +200,7 @@ class RunTables:
                 for query, reason in zip(queries, reasons, strict=True)
                 if query in self._allowed
             ]
-            at = group["generated_at"][0].as_py().timestamp()
+            at = group["generated_at"][0].cast(pa.int64()).as_py() / 1e6
             found[user] = Generation(group["model"][0].as_py(), at, until, hints)
         return found
 
@@ -230,7 +235,19 @@ def pasts(history: pa.Table, kept: int, prefix: str = "p") -> list[Past]:
 
 
 def _items_per_query(behaviours: pa.Table) -> dict[str, int]:
-    rows = behaviours.filter(pc.and_(pc.is_valid(behaviours["query"]), pc.is_valid(behaviours["item_id"])))
+    """Distinct items that each query led to: of a row with both, else by the last query in the session."""
+    if behaviours.num_rows == 0:
+        return {}
+    row = np.arange(behaviours.num_rows)
+    user = behaviours["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    session = behaviours["session"].to_numpy()
+    begins = np.r_[True, (np.diff(user) != 0) | (np.diff(session) != 0)]
+    asked = behaviours["query"].is_valid().to_numpy()
+    latest = np.maximum.accumulate(np.where(asked, row, -1))
+    none = latest < np.maximum.accumulate(np.where(begins, row, 0))
+    query = behaviours["query"].take(pa.array(latest, mask=none))
+    rows = pa.table({"query": query, "item_id": behaviours["item_id"]})
+    rows = rows.filter(pc.and_(pc.is_valid(rows["query"]), pc.is_valid(rows["item_id"])))
     counts = rows.group_by("query").aggregate([("item_id", "count_distinct")])
     return dict(zip(counts["query"].to_pylist(), counts["item_id_count_distinct"].to_pylist(), strict=True))
 

@@ -2,27 +2,28 @@
 
 import asyncio
 import contextlib
+import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
-import msgspec
-
 from aigq.config import Config
 from aigq.serving import keys, users
 from aigq.serving.access import Access, ApiKey
+from aigq.serving.background import repeat
 from aigq.serving.blend import Ranker
-from aigq.serving.catalog import Catalogs, settle
+from aigq.serving.catalog import Catalogs
 from aigq.serving.guards import Guards
 from aigq.serving.hints import Hints
-from aigq.serving.impressions import Impressions
+from aigq.serving.impressions import EVERY_S, Impressions
 from aigq.serving.metrics import EVENTS
 from aigq.serving.state import Event, encode
 from aigq.serving.stores import Store, StoreError
 from aigq.serving.streams import EventLog, LogError, Message
 
 SWEEP_EVERY_S: Final = 60.0
+_LOGGER: Final = logging.getLogger("aigq.serving")
 _SWITCH_S: Final = 0.0002
 """After so long the event loop lets another thread of the process go on. Those that hand over a request, run
 the CTR model and write the log need Python for microseconds; by default each would wait for 5 ms of a busy
@@ -64,11 +65,13 @@ class Service:
         """Background work of the process: follow the table, write impressions, sweep."""
         sys.setswitchinterval(_SWITCH_S)
         with contextlib.suppress(StoreError):  # a store that is away at the start is found later
-            if await self.catalogs.refresh():
-                settle()
-        every = self.config.serving.refresh_s
-        work = (self.catalogs.follow(every), self.impressions.run(), self._sweep())
-        tasks = [asyncio.ensure_future(task) for task in work]
+            await self.catalogs.follow()
+        chores = (
+            (self.catalogs.follow, self.config.serving.refresh_s),
+            (self.impressions.flush, EVERY_S),
+            (self.store.sweep, SWEEP_EVERY_S),
+        )
+        tasks = [asyncio.ensure_future(repeat(work, every, _LOGGER)) for work, every in chores]
         try:
             yield
         finally:
@@ -105,13 +108,3 @@ class Service:
                     self.store, self.catalogs.now, user, own,
                     kept=serving.behaviours, ttl_s=serving.user_days * 86400,
                 )  # fmt: skip
-
-    def named(self, event: Event) -> Event:
-        """The event with the name that store and log have for its user."""
-        return msgspec.structs.replace(event, user=self.name(event.user))
-
-    async def _sweep(self) -> None:
-        while True:
-            await asyncio.sleep(SWEEP_EVERY_S)
-            with contextlib.suppress(StoreError):
-                await self.store.sweep()

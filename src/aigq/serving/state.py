@@ -30,7 +30,6 @@ class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
     item: str | None = None
     request: str | None = None
     position: int | None = None
-    session: str | None = None
     text: str | None = None  # what the client calls the item
     surface: str | None = None
     hints: list[tuple[str, str]] | None = None  # of an impression that the service logs: (query, channel)

@@ -4,11 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import redis.asyncio as redis
 from redis.asyncio.cluster import RedisCluster
 from redis.exceptions import RedisError
 
+from aigq.serving.redis_url import redis_url
 from aigq.serving.stores.store import Change, Entry, StoreError
 from aigq.serving.tracing import traced
 
@@ -36,9 +38,7 @@ class RedisStore:
     """
 
     def __init__(self, url: str) -> None:
-        scheme, _, rest = url.partition("://")
-        self._cluster = scheme.endswith("+cluster")
-        scheme = scheme.removesuffix("+cluster").replace("valkey", "redis")
+        self._cluster = urlsplit(url).scheme.endswith("+cluster")
         options: dict[str, Any] = {
             "socket_timeout": _TIMEOUT_S,
             "socket_connect_timeout": _TIMEOUT_S,
@@ -46,7 +46,7 @@ class RedisStore:
         }
         try:
             kind: Any = RedisCluster if self._cluster else redis.Redis
-            self._redis: Any = kind.from_url(f"{scheme}://{rest}", **options)
+            self._redis: Any = kind.from_url(redis_url(url), **options)
         except (ValueError, RedisError) as error:
             raise StoreError(f"the store's URL is wrong: {error}") from None
 

@@ -39,6 +39,7 @@ create table if not exists events(
     received real not null);
 create index if not exists events_by_part on events(part, seq);
 create index if not exists events_by_user on events(user);
+create index if not exists events_by_time on events(received);
 create table if not exists workers(grp text, worker text, until real, primary key (grp, worker));
 create table if not exists parts(
     grp text, part integer, done integer not null, worker text, until real not null, primary key (grp, part));
@@ -109,7 +110,7 @@ class SqliteLog:
         """See EventLog."""
 
         def work(db: sqlite3.Connection) -> list[Record]:
-            done = dict(db.execute("select part, done from parts where grp = ?", (group,)).fetchall())
+            done = _done(db, group)
             found: list[Record] = []
             query = (
                 "select seq, user, body, received from events where part = ? and seq > ? order by seq limit ?"
@@ -148,11 +149,17 @@ class SqliteLog:
 
     async def backlog(self, group: str) -> Backlog:
         """See EventLog."""
-        query = """
-            select count(*), min(received) from events left join parts on parts.part = events.part and grp = ?
-            where seq > coalesce(done, 0)"""
-        count, oldest = await self._run(lambda db: db.execute(query, (group,)).fetchone())
-        return Backlog(count, max(0.0, self._clock() - oldest) if count else 0.0)
+        rest = "from events where part = ? and seq > ?"
+
+        def work(db: sqlite3.Connection) -> tuple[int, list[float]]:
+            done = _done(db, group)
+            starts = [(part, done.get(part, 0)) for part in range(PARTITIONS)]
+            count = sum(db.execute(f"select count(*) {rest}", start).fetchone()[0] for start in starts)
+            first = f"select received {rest} order by seq limit 1"
+            return count, [at for start in starts for (at,) in db.execute(first, start).fetchall()]
+
+        count, oldest = await self._run(work)
+        return Backlog(count, max(0.0, self._clock() - min(oldest)) if oldest else 0.0)
 
     async def trim(self, older_than_s: float) -> int:
         """See EventLog."""
@@ -224,6 +231,11 @@ class SqliteLog:
                 raise LogError(f"the log {self._path} failed: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
+
+
+def _done(db: sqlite3.Connection, group: str) -> dict[int, int]:
+    """The last committed number, by partition."""
+    return dict(db.execute("select part, done from parts where grp = ?", (group,)).fetchall())
 
 
 def _lease(db: sqlite3.Connection, group: str, worker: str, now: float, until: float) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 import redis.asyncio as redis
 from redis.exceptions import RedisError
 
+from aigq.serving.redis_url import redis_url
 from aigq.serving.stores.store import Clock
 from aigq.serving.streams.log import (
     FAR_S,
@@ -90,9 +91,7 @@ class RedisLog:
         self._clock = clock
         try:
             self._redis: Any = redis.Redis.from_url(
-                url.replace("valkey", "redis", 1),
-                socket_timeout=_TIMEOUT_S,
-                socket_connect_timeout=_TIMEOUT_S,
+                redis_url(url), socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
             )
         except (ValueError, RedisError) as error:
             raise LogError(f"the log's URL is wrong: {error}") from None
