@@ -39,6 +39,14 @@ def test_thinks_last_step_before_rewards_is_reasoning_alone():
 
 
 @pytest.mark.parametrize("row", ["think_sft_ranked", "think_il_sft"])
+def test_think_may_imitate_in_its_own_form_after_direct(row):
+    none, some = (parse({**SHOP, "think": {"imitation_max_steps": steps}}) for steps in (None, 20))
+    assert variant(none, row).sft.imitation_epochs == 0
+    sft = variant(some, row).sft
+    assert (sft.imitation_epochs, sft.imitation_max_steps) == (2, 20)
+
+
+@pytest.mark.parametrize("row", ["think_sft_ranked", "think_il_sft"])
 def test_thinks_steps_are_trained_after_the_imitation_that_they_start_from(row):
     config = parse({**SHOP, "evaluation": {"rows": [row]}})
     assert trainings(config)[0] == "sft:direct_il_sft"

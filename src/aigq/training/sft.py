@@ -128,15 +128,15 @@ def fit_folder(
     So the materials can be made on one machine and the training done on another.
     """
     vocabulary = Vocabulary.load(folder / "init")
-    validate = validator(folder, vocabulary, batch_size, reasoning=True)
+    validate = validator(folder, vocabulary, batch_size)
     if not resume:  # an earlier training's checkpoint must not be resumed after this one's imitation
         (folder / "checkpoint.pt").unlink(missing_ok=True)
     start, summary, rows = folder / "init", {}, sorted(vocabulary.special)
     announce(folder, config, vocabulary, batch_size)
     if config.imitation_epochs:
         own, first = folder / "imitation", _imitation(config)
-        plain = validator(folder, vocabulary, batch_size, reasoning=False)  # the ranker gives no reasons
-        summary["imitation"] = _phase(folder / "imitation.npz", start, own, first, seed, plain, resume, rows)
+        lists = folder / "imitation.npz"
+        summary["imitation"] = _phase(lists, start, own, first, seed, validate, resume, rows)
         start = own / "best"
     summary |= _phase(folder / "train.npz", start, folder, config, seed, validate, resume, rows)
     with sharding.first_alone() as first_process:

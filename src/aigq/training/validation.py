@@ -20,15 +20,15 @@ Draw = Callable[[PreTrainedModel, list[list[int]], list[QueryTree], np.ndarray],
 """Lists of one batch: draw(model, prompts, trees, which samples they are)."""
 
 
-def validator(folder: Path, vocabulary: Vocabulary, batch_size: int, *, reasoning: bool = True) -> Validate:
+def validator(folder: Path, vocabulary: Vocabulary, batch_size: int) -> Validate:
     """What measures a model on the validation moments of a training folder, with greedy lists.
 
-    With `reasoning`, Think reasons first where that is trained.
+    Think reasons first where that is trained.
     """
     data = EncodedLists.load(folder / "valid.npz")
     truth = json.loads((folder / "valid.json").read_text(encoding="utf-8"))
     trees = {day: QueryTree(queries, vocabulary) for day, queries in truth["servable"].items()}
-    draw = _thinker(truth, vocabulary, reasoning) if "think" in truth else _lister(truth, vocabulary)
+    draw = _thinker(truth, vocabulary) if "think" in truth else _lister(truth, vocabulary)
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
         hits, novel = [], []
@@ -58,10 +58,10 @@ def _lister(truth: dict[str, Any], vocabulary: Vocabulary) -> Draw:
     return draw
 
 
-def _thinker(truth: dict[str, Any], vocabulary: Vocabulary, reasoning: bool) -> Draw:
+def _thinker(truth: dict[str, Any], vocabulary: Vocabulary) -> Draw:
     """Lists merged over interest points."""
     limits = ThinkConfig.model_validate(truth["think"])
-    reasoning = reasoning and limits.without_rationale < 1
+    reasoning = limits.without_rationale < 1
     marks = Marks.of(vocabulary)
 
     def draw(
