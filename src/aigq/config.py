@@ -99,6 +99,11 @@ class PromptConfig(Section):
         "issues", description="order of the trending queries: decayed issues, or the ranker without a history"
     )
     trending_half_life_days: float = Field(2.0, gt=0, description="decay of those counts")
+    trending_known: bool = Field(
+        False,
+        description="leave out of the trend what fewer than k users had issued in training: a small model "
+        "copies by place, and a query younger than its vocabulary, of several tokens, moves all the others",
+    )
 
 
 class GeneratorConfig(Section):
@@ -120,8 +125,17 @@ class GeneratorConfig(Section):
     kv_heads: int = Field(8, ge=1, description="key and value heads")
     intermediate_size: int = Field(704, ge=16, description="width of the feed-forward part")
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention weights in training")
-    init_from_encoder: bool = Field(
-        True, description="token embeddings start from the text encoder's embeddings of the tokens' text"
+    attention_bias: bool = Field(
+        False,
+        description="biases of attention queries and keys: a new model learns in fewer steps at which "
+        "distance to look",
+    )
+    init_from_encoder: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the variance of token embeddings that starts from the text encoder's; the "
+        "rest is random, and tells names apart that mean nearly the same",
     )
 
 

@@ -103,3 +103,21 @@ def test_only_shoppers_of_training_samples_count_towards_k(prepared):
     assert shared_profiles(shop, fields, K)[away] == {"street": CANARY, "town": "york"}
     assert shared_profiles(fewer, fields, K)[away] == {"town": "york"}
     assert shared_profiles(shop, [], K)[away] == {}
+
+
+def test_a_query_younger_than_training_is_left_out_of_the_trend(prepared, tmp_path):
+    young = "sled"
+    older = replace(prepared, queries=prepared.queries.filter(pc.not_equal(prepared.queries["query"], young)))
+    moment = prepared.moments(prepared.split("test"))[-1]
+
+    def trend(known, n=6):
+        config = settings()
+        prompt = config.prompt.model_copy(update={"trending": n, "trending_known": known})
+        (pieces,) = prompt_writer(config.model_copy(update={"prompt": prompt}), tmp_path, older).pieces(
+            [moment]
+        )
+        return pieces.tail[1:-1]
+
+    longest = trend(False, 100)
+    assert young + ";;" in longest
+    assert trend(True) == [query for query in longest if query != young + ";;"][:6]

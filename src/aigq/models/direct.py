@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
 from aigq.config import Config
 from aigq.errors import StageError
-from aigq.history.prompt import PromptParts, PromptWriter, shared_profiles
+from aigq.history.prompt import PromptParts, PromptWriter, Trend, shared_profiles
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.vocabulary import Vocabulary
@@ -23,14 +24,28 @@ def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter
     def most_issued(day: int, n: int) -> list[str]:
         return [query for query, _ in counts.top(day, n, config.samples.k_users)]
 
-    trend, own = most_issued, None
+    trend: Trend = most_issued
+    own = None
     if "ranker" in (config.prompt.trending_by, config.prompt.favourites_by):
         ranker = Ranker.of(config, run)
         ranker.fit(prepared)
         trend = ranker.trend if config.prompt.trending_by == "ranker" else trend
         own = ranker.own if config.prompt.favourites_by == "ranker" else None
+    if config.prompt.trending_known:
+        trend = _known_to_training(trend, prepared, config.samples.k_users)
     profiles = shared_profiles(prepared, config.prompt.profile, config.samples.k_users)
     return PromptWriter(config.prompt, profiles, trend, own)
+
+
+def _known_to_training(trend: Trend, prepared: Prepared, k_users: int) -> Trend:
+    """The same trend of those queries alone that k users had issued in training."""
+    trained = prepared.queries.filter(pc.greater_equal(prepared.queries["users"], k_users))
+    known, everything = set(trained["query"].to_pylist()), len(prepared.query_days)
+
+    def top(day: int, n: int) -> list[str]:
+        return [query for query in trend(day, everything) if query in known][:n]
+
+    return top
 
 
 class DirectGenerator:

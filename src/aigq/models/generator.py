@@ -31,8 +31,16 @@ ROPE_BASE = 300.0
 """Prompts have a few hundred tokens: a small base tells neighbours apart that a base of 10,000 would blur."""
 
 
+PLACE_STD = 0.5
+"""Deviation of new biases of attention queries and keys, see `build`."""
+
+
 def build(config: GeneratorConfig, vocabulary: Vocabulary, context: int, seed: int) -> PreTrainedModel:
-    """A small Qwen3-architecture model with new weights; `context` is the longest prompt plus list."""
+    """A small Qwen3-architecture model with new weights; `context` is the longest prompt plus list.
+
+    What a list copies stands at a distance in the prompt that hardly depends on the words. Without biases a
+    head must first learn a constant from the embeddings to look at a distance, whatever stands there.
+    """
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM(
         Qwen3Config(
@@ -46,6 +54,7 @@ def build(config: GeneratorConfig, vocabulary: Vocabulary, context: int, seed: i
             max_position_embeddings=context,
             rope_parameters={"rope_type": "default", "rope_theta": ROPE_BASE},
             attention_dropout=config.dropout,
+            attention_bias=config.attention_bias,
             tie_word_embeddings=True,
             use_cache=True,
             pad_token_id=vocabulary.pad,
@@ -56,6 +65,12 @@ def build(config: GeneratorConfig, vocabulary: Vocabulary, context: int, seed: i
     with torch.no_grad():
         _matrix(model.get_input_embeddings()).normal_(0, EMBEDDING_STD)
     start_copying(model)
+    if config.attention_bias:
+        layers: Any = model.model.layers
+        with torch.no_grad():
+            for layer in layers:
+                layer.self_attn.q_proj.bias.normal_(0, PLACE_STD)
+                layer.self_attn.k_proj.bias.normal_(0, PLACE_STD)
     return model
 
 
@@ -87,6 +102,9 @@ def read(folder: str | Path, dtype: torch.dtype | Literal["auto"]) -> PreTrained
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=dtype, local_files_only=True, use_safetensors=True
     )
+    for name, weight in model.named_parameters():
+        if name.endswith("o_proj.bias"):
+            weight.requires_grad_(False)  # stays 0: vLLM's Qwen3 has none; that of the values does as well
     return model
 
 
@@ -203,9 +221,12 @@ def words_of(token: str) -> str:
 
 
 def start_from_encoder(
-    model: PreTrainedModel, vocabulary: Vocabulary, encode: Callable[[Sequence[str]], np.ndarray]
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    encode: Callable[[Sequence[str]], np.ndarray],
+    share: float = 1.0,
 ) -> None:
-    """Replace random token embeddings by the text encoder's, reduced to the model's width.
+    """Replace `share` of the variance of random token embeddings by the text encoder's, reduced in width.
 
     Tokens that are words or whole queries then start near their synonyms. The reduction keeps the principal
     directions, and the result keeps the random matrix's scale.
@@ -221,4 +242,5 @@ def start_from_encoder(
     reduced[:, :width] = vectors @ directions[:width].T
     rotation, _ = torch.linalg.qr(torch.randn(weight.shape[1], weight.shape[1]))
     with torch.no_grad():
-        weight.copy_(reduced @ rotation * (weight.std() / reduced.std()))
+        meant = reduced @ rotation * (weight.std() / reduced.std())
+        weight.copy_(share**0.5 * meant + (1 - share) ** 0.5 * weight)

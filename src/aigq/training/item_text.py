@@ -116,7 +116,8 @@ def _start(config: Config, log: ItemLog, train: Sequence[Pair], folder: Path) ->
         if config.generator.init_from_encoder:
             from aigq.models.text_encoder import TextEncoder
 
-            generator.start_from_encoder(model, vocabulary, TextEncoder(config.encoder.name).encode)
+            encode, share = TextEncoder(config.encoder.name).encode, config.generator.init_from_encoder
+            generator.start_from_encoder(model, vocabulary, encode, share)
     model.save_pretrained(folder)
     vocabulary.tokenizer.save_pretrained(folder)
     return vocabulary

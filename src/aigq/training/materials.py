@@ -215,7 +215,8 @@ def _start(
         if config.generator.init_from_encoder:
             from aigq.models.text_encoder import TextEncoder
 
-            generator.start_from_encoder(model, vocabulary, TextEncoder(config.encoder.name).encode)
+            encode, share = TextEncoder(config.encoder.name).encode, config.generator.init_from_encoder
+            generator.start_from_encoder(model, vocabulary, encode, share)
     if think:
         vocabulary = generator.add_tokens(model, vocabulary, THINK_TOKENS)
         limits = config.think
