@@ -50,8 +50,6 @@ def test_a_share_of_the_embeddings_comes_from_the_encoder(vocabulary):
     random, mixed, meant = (start(share) for share in (0.0, 0.5, 1.0))
     torch.testing.assert_close(random, make(vocabulary).get_input_embeddings().weight.detach())
     torch.testing.assert_close(mixed, 0.5**0.5 * (random + meant))
-    third, fourth = (
-        [rows[vocabulary.encode_query(name)[0]] for rows in (meant, mixed)] for name in NAMES[:2]
-    )
-    told = [float(torch.cosine_similarity(a, b, dim=0)) for a, b in zip(third, fourth, strict=True)]
-    assert told[0] > 0.99 > told[1]
+    third, fourth = (vocabulary.encode_query(name)[0] for name in NAMES[:2])
+    alike = [float(torch.cosine_similarity(rows[third], rows[fourth], dim=0)) for rows in (meant, mixed)]
+    assert alike[0] > 0.99 > alike[1]

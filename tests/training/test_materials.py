@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 pytest.importorskip("torch")
@@ -113,10 +114,8 @@ def test_a_query_younger_than_training_is_left_out_of_the_trend(prepared, tmp_pa
     def trend(known, n=6):
         config = settings()
         prompt = config.prompt.model_copy(update={"trending": n, "trending_known": known})
-        (pieces,) = prompt_writer(config.model_copy(update={"prompt": prompt}), tmp_path, older).pieces(
-            [moment]
-        )
-        return pieces.tail[1:-1]
+        writer = prompt_writer(config.model_copy(update={"prompt": prompt}), tmp_path, older)
+        return writer.pieces([moment])[0].tail[1:-1]
 
     longest = trend(False, 100)
     assert young + ";;" in longest
