@@ -187,7 +187,7 @@ def test_a_hint_that_was_shown_often_without_a_click_makes_room(shop):
 
 
 def test_an_answer_that_went_without_something_is_no_result(shop, monkeypatch):
-    monkeypatch.setattr(channels, "from_personal", lambda *_: 1 / 0)
+    monkeypatch.setattr(channels, "triggers", lambda *_: 1 / 0)
     with pytest.raises(StageError, match="went without"):
         row("blend", shop).recommend(on_day(), 3)
 

@@ -310,7 +310,7 @@ def recipe():
         "name": "shop",
         **{section: SMALL[section] for section in ("samples", "prompt", "generator", "sft", "channels")},
         "think": {"max_triggers": 2, "rationale_tokens": 24},
-        "ctr": {"auc_floor": 0.0, "max_samples": 200, "eval_samples": 100},
+        "ctr": {"auc_floor": 0.5, "max_samples": 200, "eval_samples": 100},
         "grpo": {"steps": 1, "prompts": 2, "group": 2, "eval_every": 1},
     }
 
@@ -340,7 +340,7 @@ TRAINED = {
 }
 
 
-@pytest.mark.parametrize(("system", "think"), TRAINED, ids="-".join)
+@pytest.mark.parametrize(("system", "think"), TRAINED)
 def test_the_daily_job_trains_what_a_system_starts_from(system, think, tmp_path):
     (tmp_path / "aigq").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n')
     (tmp_path / "aigq").chmod(0o755)
@@ -358,7 +358,13 @@ def test_the_daily_job_trains_what_a_system_starts_from(system, think, tmp_path)
     assert [said[n][0] for n in (0, 1, -1)] == ["import", "prepare", "publish"]
 
 
-def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
+WHOLE = ("direct_il_grpo", "think_il_sft")
+
+
+@pytest.mark.parametrize(
+    ("system", "think"), [("personal", ""), pytest.param(*WHOLE, marks=pytest.mark.slow)]
+)
+def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(system, think, tmp_path):
     home, programs = tmp_path / "home", tmp_path / "bin"
     for day in ("2026-01-01", "2026-01-02", "2026-01-03"):
         (home / "runs" / day).mkdir(parents=True)
@@ -374,8 +380,8 @@ def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
         "AIGQ_CONFIG": str(tmp_path / "shop.yaml"),
         "AIGQ_SOURCE": "ubi",
         "AIGQ_EXPORT": str(tmp_path / "export.jsonl"),
-        "AIGQ_SYSTEM": "direct_il_grpo",
-        "AIGQ_THINK": "think_il_sft",
+        "AIGQ_SYSTEM": system,
+        "AIGQ_THINK": think,
         "AIGQ_KEEP_RUNS": "2",
         "AIGQ_STORE": f"lmdb:{home}/store?map_gb=1",
     }
@@ -393,7 +399,8 @@ def test_the_daily_job_publishes_a_run_and_keeps_the_last_ones(tmp_path):
     )  # fmt: skip
     details = {check["name"]: check["detail"] for check in json.loads(report.stdout)["checks"]}
     assert details["base"].startswith("20 keys")
-    assert all(int(details[family].split()[0].replace(",", "")) for family in ("clicks", "x2q", "coclick"))
+    assert details["clicks"] != "no keys"
+    assert (details["x2q"] != "no keys") == bool(think)
 
 
 def test_the_daily_job_stops_at_the_first_failure(tmp_path):
