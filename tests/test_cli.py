@@ -244,7 +244,7 @@ def test_table_runs_all_stages_and_leaves_a_run_folder(aigq, trained):
         "models",
     } <= left
     report = (trained / "report.html").read_text()
-    for training in ("Imitation of the ranker", "IL-SFT"):
+    for training in ("direct_il_sft: imitation of the ranker", "direct_il_sft"):
         assert "Query HR on validation" in report.split(f"<h3>{training}</h3>")[1].split("<h3>")[0]
     versions = json.loads((trained / "versions.json").read_text())
     assert {"python", "packages", "git"} <= set(versions)

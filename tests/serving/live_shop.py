@@ -66,3 +66,10 @@ def counted(client, name):
     """A counter of the service, by its labels."""
     lines = [line for line in client.get("/metrics").text.splitlines() if line.startswith(name + "{")]
     return {line.split("{")[1].split("}")[0]: float(line.split()[-1]) for line in lines}
+
+
+def published(client):
+    """When the table was published that the service has in memory."""
+    name = "aigq_table_published_timestamp_seconds"
+    (line,) = [line for line in client.get("/metrics").text.splitlines() if line.startswith(name)]
+    return float(line.split()[-1])
