@@ -17,8 +17,8 @@ import torch
 from datasets import Dataset
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from aigq.config import GeneratorConfig, PromptConfig
-from aigq.config_training import GrpoConfig
+from aigq.config import PromptConfig
+from aigq.config_training import GeneratorConfig, GrpoConfig
 from aigq.history.prompt import special_tokens
 from aigq.models import generator
 from aigq.models.decoding import QueryTree

@@ -1,4 +1,4 @@
-"""What the trainings read: the sections sft, item_text, think, ctr and grpo of a config."""
+"""What the trainings read: the sections generator, sft, item_text, think, ctr and grpo of a config."""
 
 from pathlib import Path
 from typing import Literal
@@ -6,6 +6,39 @@ from typing import Literal
 from pydantic import Field
 
 from aigq.config_base import Section
+
+
+class GeneratorConfig(Section):
+    """The language model. `base: null` builds a small Qwen3 with a tokenizer of the domain."""
+
+    base: str | None = Field(None, description="a model folder or name to fine-tune instead of building one")
+    start: Path | None = Field(
+        None, description="a checkpoint of this same recipe to train on from (the starter)"
+    )
+    vocab_size: int = Field(
+        8192,
+        ge=300,
+        description="largest domain BPE vocabulary, without special tokens; it ends earlier when every query "
+        "of k users is one token",
+    )
+    hidden_size: int = Field(256, ge=16, description="width")
+    layers: int = Field(6, ge=1, description="depth")
+    heads: int = Field(8, ge=1, description="attention heads")
+    kv_heads: int = Field(8, ge=1, description="key and value heads")
+    intermediate_size: int = Field(704, ge=16, description="width of the feed-forward part")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout of attention weights in training")
+    attention_bias: bool = Field(
+        False,
+        description="biases of attention queries and keys: a new model learns in fewer steps at which "
+        "distance to look",
+    )
+    init_from_encoder: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="share of the variance of token embeddings that starts from the text encoder's; the "
+        "rest is random, and tells names apart that mean nearly the same",
+    )
 
 
 class Adapters(Section):

@@ -2,7 +2,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aigq.config import GeneratorConfig, PromptConfig
+from aigq.config import PromptConfig
+from aigq.config_training import GeneratorConfig
 from aigq.history.prompt import Behaviour, PromptParts, compressed, special_tokens
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists

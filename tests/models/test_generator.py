@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 import numpy as np
 
-from aigq.config import GeneratorConfig
+from aigq.config_training import GeneratorConfig
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 

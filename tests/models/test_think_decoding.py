@@ -5,8 +5,8 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aigq.config import GeneratorConfig, PromptConfig
-from aigq.config_training import ThinkConfig
+from aigq.config import PromptConfig
+from aigq.config_training import GeneratorConfig, ThinkConfig
 from aigq.history.prompt import Behaviour, PromptParts, compressed, special_tokens
 from aigq.models import generator
 from aigq.models.decoding import ListRow, QueryTree

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from aigq.config import GeneratorConfig, PromptConfig
-from aigq.config_training import GrpoConfig
+from aigq.config import PromptConfig
+from aigq.config_training import GeneratorConfig, GrpoConfig
 from aigq.history.prompt import special_tokens
 from aigq.models import generator
 from aigq.models.decoding import QueryTree

@@ -6,8 +6,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aigq.config import GeneratorConfig, PromptConfig
-from aigq.config_training import SftConfig
+from aigq.config import PromptConfig
+from aigq.config_training import GeneratorConfig, SftConfig
 from aigq.errors import EmptyLogError
 from aigq.history.prompt import special_tokens
 from aigq.models import generator

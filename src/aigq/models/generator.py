@@ -17,8 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from aigq.config import GeneratorConfig
-from aigq.config_training import Adapters
+from aigq.config_training import Adapters, GeneratorConfig
 from aigq.models.vocabulary import PAD, Vocabulary
 
 EMBEDDING_STD = 0.05
