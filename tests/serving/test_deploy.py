@@ -361,6 +361,7 @@ def test_the_daily_job_trains_what_a_system_starts_from(system, think, tmp_path)
 WHOLE = ("direct_il_grpo", "think_il_sft")
 
 
+@pytest.mark.timeout(900)  # a dozen commands, each of which starts anew
 @pytest.mark.parametrize(
     ("system", "think"), [("personal", ""), pytest.param(*WHOLE, marks=pytest.mark.slow)]
 )
