@@ -17,6 +17,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from aigq.config import Config
 from aigq.config_training import Adapters, GeneratorConfig
 from aigq.models.vocabulary import PAD, Vocabulary
 
@@ -70,6 +71,16 @@ def build(config: GeneratorConfig, vocabulary: Vocabulary, context: int, seed: i
             for layer in layers:
                 layer.self_attn.q_proj.bias.normal_(0, PLACE_STD)
                 layer.self_attn.k_proj.bias.normal_(0, PLACE_STD)
+    return model
+
+
+def new(config: Config, vocabulary: Vocabulary, context: int) -> PreTrainedModel:
+    """A model of `generator`'s sizes, its embeddings begun by the text encoder as far as the config says."""
+    model = build(config.generator, vocabulary, context, config.seed)
+    if share := config.generator.init_from_encoder:
+        from aigq.models.text_encoder import TextEncoder
+
+        start_from_encoder(model, vocabulary, TextEncoder(config.encoder.name).encode, share)
     return model
 
 

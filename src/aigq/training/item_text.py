@@ -112,12 +112,7 @@ def _start(config: Config, log: ItemLog, train: Sequence[Pair], folder: Path) ->
         texts += [(clean(query), 2) for query in sorted(log.servable)]
         vocabulary = Vocabulary(train_tokenizer(texts, config.generator.vocab_size, ITEM_TOKENS, words=True))
         context = longest_prompt(config.item_text.asked) + QUERY_TOKENS + 1
-        model = generator.build(config.generator, vocabulary, context, config.seed)
-        if config.generator.init_from_encoder:
-            from aigq.models.text_encoder import TextEncoder
-
-            encode, share = TextEncoder(config.encoder.name).encode, config.generator.init_from_encoder
-            generator.start_from_encoder(model, vocabulary, encode, share)
+        model = generator.new(config, vocabulary, context)
     model.save_pretrained(folder)
     vocabulary.tokenizer.save_pretrained(folder)
     return vocabulary

@@ -211,12 +211,7 @@ def _start(
         # the root flattens the counts, so that rare whole queries become tokens too
         texts = [(clean(query), int(n**0.5) + 1) for query, n in counts]
         vocabulary = Vocabulary(train_tokenizer(texts, config.generator.vocab_size, special))
-        model = generator.build(config.generator, vocabulary, context, config.seed)
-        if config.generator.init_from_encoder:
-            from aigq.models.text_encoder import TextEncoder
-
-            encode, share = TextEncoder(config.encoder.name).encode, config.generator.init_from_encoder
-            generator.start_from_encoder(model, vocabulary, encode, share)
+        model = generator.new(config, vocabulary, context)
     if think:
         vocabulary = generator.add_tokens(model, vocabulary, THINK_TOKENS)
         limits = config.think
