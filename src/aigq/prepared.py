@@ -72,6 +72,10 @@ class Prepared:
             return self.behaviours
         return self.behaviours.filter(pc.less(self.behaviours["day"], self.validation_day))
 
+    def shared_queries(self, k_users: int) -> pa.Table:
+        """Rows of `queries` that at least k users had issued in training: no other text may be learned."""
+        return self.queries.filter(pc.greater_equal(self.queries["users"], k_users))
+
     @cached_property
     def validation_day(self) -> int:
         """First day that belongs to validation, from the metadata that `prepare` wrote into `samples`."""

@@ -9,7 +9,6 @@ import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +33,7 @@ from aigq.evaluation.supply import shares
 from aigq.prepared import CausalCounts, Prepared
 from aigq.progress import note
 from aigq.recall.channel import BenchMissing, RecallChannel
+from aigq.runs import installed
 from aigq.systems import NEW
 from aigq.tables import Split
 
@@ -360,13 +360,8 @@ def _header(
 
 def versions() -> dict[str, str]:
     """Versions of what computed the numbers."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    packages = {name: found for name in _PACKAGES if (found := installed(name))}
+    return {"python": platform.python_version(), **packages}
 
 
 def _same_split(prepared: Prepared, samples: pa.Table) -> pa.Table:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.compute as pc
 
 from aigq.config import Config
 from aigq.errors import StageError
@@ -39,8 +38,8 @@ def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter
 
 def _known_to_training(trend: Trend, prepared: Prepared, k_users: int) -> Trend:
     """The same trend of those queries alone that k users had issued in training."""
-    trained = prepared.queries.filter(pc.greater_equal(prepared.queries["users"], k_users))
-    known, everything = set(trained["query"].to_pylist()), len(prepared.query_days)
+    known = set(prepared.shared_queries(k_users)["query"].to_pylist())
+    everything = len(prepared.query_days)
 
     def top(day: int, n: int) -> list[str]:
         return [query for query in trend(day, everything) if query in known][:n]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
@@ -131,7 +130,7 @@ def make_task(
     k, slots = config.samples.k_users, config.samples.list_length
     samples = training_samples(config, prepared, think=think)
     train = subset(samples, grpo.steps * grpo.prompts, config.seed)
-    queries = prepared.queries.filter(pc.greater_equal(prepared.queries["users"], k))["query"].to_pylist()
+    queries = prepared.shared_queries(k)["query"].to_pylist()
     if not train.num_rows or not queries:
         raise EmptyLogError("no training sample, or no query of k users: nothing to reward")
     moments, allowed = prepared.moments(train), set(queries)

@@ -99,7 +99,7 @@ def make_materials(config: Config, run: Path, folder: Path, *, think: bool = Fal
         StageError: Think starts from a Direct model that is not there.
     """
     prepared = Prepared.load(run / "prepared")
-    queries = prepared.queries.filter(pc.greater_equal(prepared.queries["users"], config.samples.k_users))
+    queries = prepared.shared_queries(config.samples.k_users)
     samples = training_samples(config, prepared, think=think)
     train = subset(samples, config.sft.max_samples, config.seed)
     valid = subset(prepared.split("valid"), config.sft.eval_samples, config.seed)
