@@ -102,8 +102,10 @@ class PromptConfig(Section):
     trending: int = Field(
         0, ge=0, description="the shop's top queries of earlier days, in the context; 0: leave out"
     )
-    trending_by: Literal["issues", "ranker"] = Field(
-        "issues", description="order of the trending queries: decayed issues, or the ranker without a history"
+    trending_by: Literal["issues", "ranker", "shopper"] = Field(
+        "issues",
+        description="order of the trending queries: decayed issues, the ranker without a history, or the "
+        "ranker with the shopper's",
     )
     trending_half_life_days: float = Field(2.0, gt=0, description="decay of those counts")
     trending_known: bool = Field(

@@ -142,3 +142,15 @@ def test_is_trained_again_when_any_cell_that_it_reads_differs(
 def test_before_fit(prepared: Prepared) -> None:
     with pytest.raises(StageError, match="before fit"):
         make().recommend([moment(prepared)], 3)
+
+
+def test_the_trend_in_the_shoppers_order(prepared: Prepared) -> None:
+    """The same queries as the day's trend, in the order of the shopper's own list."""
+    ranker = make()
+    ranker.fit(prepared)
+    snow = moment(prepared, (1, "sled"), (1, "wool hat"))
+    (mine,), everybodys = ranker.trending([snow]), ranker.trend(snow.day)
+    assert sorted(mine) == sorted(everybodys)
+    listed = [hint.query for hint in ranker.recommend([snow], 1000)[0]]
+    assert mine == [query for query in listed if query in set(everybodys)]
+    assert mine != everybodys

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 Own = Callable[[Sequence["Moment"]], list[list[str]]]
 """The shopper's own queries at each moment, best first."""
 
-Trend = Callable[[int, int], list[str]]
-"""The n queries that stand out in the shop on a day, best first: trend(day, n)."""
+Trend = Callable[[Sequence["Moment"]], list[list[str]]]
+"""The queries that stand out in the shop at each moment, best first."""
 
 SEPARATOR = ";;"
 SECTIONS = ("<profile>", "<favourites>", "<trending>", "<behaviours>", "<queries>")
@@ -170,7 +171,7 @@ class PromptWriter:
     Args:
         config: which fields, how long.
         profiles: user_id -> profile.
-        trend: what the shop is looking for on a day, best first, counted on earlier days.
+        trend: what the shop is looking for at each moment, best first, counted on earlier days.
         own: each moment's own queries, best first; default: by decayed frequency.
     """
 
@@ -183,12 +184,12 @@ class PromptWriter:
     ) -> None:
         self._config, self._profiles, self._trend = config, profiles, trend
         self._own = own or by_frequency(config.favourites_half_life_days)
-        self._trending: dict[int, list[str]] = {}
 
     def parts(self, moments: Sequence[Moment]) -> list[PromptParts]:
         """The parts of each moment's prompt."""
         own = self._own(moments) if self._config.favourites else [[]] * len(moments)
-        return [self._parts(m, queries) for m, queries in zip(moments, own, strict=True)]
+        top = self._trend(moments) if self._config.trending else [[]] * len(moments)
+        return [self._parts(*about) for about in zip(moments, own, top, strict=True)]
 
     def pieces(self, moments: Sequence[Moment]) -> list[Pieces]:
         """The prompt of each moment in the configured style."""
@@ -198,7 +199,7 @@ class PromptWriter:
         """A prompt in the configured style."""
         return (compressed if self._config.style == "compressed" else verbose)(parts)
 
-    def _parts(self, moment: Moment, own: Sequence[str]) -> PromptParts:
+    def _parts(self, moment: Moment, own: Sequence[str], top: Sequence[str]) -> PromptParts:
         config = self._config
         recent = moment.history.slice(max(0, moment.history.num_rows - config.max_behaviours))
         columns = (recent[c].to_pylist() for c in ("day", "action", "text"))
@@ -207,14 +208,15 @@ class PromptWriter:
             behaviours=[Behaviour(moment.day - day, a, t) for day, a, t in zip(*columns, strict=True)],
             profile=[(name, profile[name]) for name in config.profile if name in profile],
             favourites=own[: config.favourites],
-            trending=self._top(moment.day),
+            trending=top[: config.trending],
             day=moment.day if config.calendar else None,
         )
 
-    def _top(self, day: int) -> list[str]:
-        if day not in self._trending:
-            self._trending[day] = self._trend(day, self._config.trending) if self._config.trending else []
-        return self._trending[day]
+
+def by_day(top: Callable[[int], list[str]]) -> Trend:
+    """The same trend for everybody on a day; each day is asked for once."""
+    cached = cache(top)
+    return lambda moments: [cached(moment.day) for moment in moments]
 
 
 def by_frequency(half_life_days: float) -> Own:

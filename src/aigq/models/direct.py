@@ -7,7 +7,7 @@ import numpy as np
 
 from aigq.config import Config
 from aigq.errors import StageError
-from aigq.history.prompt import PromptParts, PromptWriter, Trend, shared_profiles
+from aigq.history.prompt import PromptParts, PromptWriter, Trend, by_day, shared_profiles
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.vocabulary import Vocabulary
@@ -18,33 +18,27 @@ from aigq.recall.ranker import Ranker
 
 def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter:
     """The prompt writer of a run; a ranker that orders parts of it is kept in the run folder."""
-    counts = CausalCounts(prepared.query_days, config.prompt.trending_half_life_days)
-
-    def most_issued(day: int, n: int) -> list[str]:
-        return [query for query, _ in counts.top(day, n, config.samples.k_users)]
-
-    trend: Trend = most_issued
+    prompt, k_users = config.prompt, config.samples.k_users
+    counts = CausalCounts(prepared.query_days, prompt.trending_half_life_days)
+    trend = by_day(lambda day: [query for query, _ in counts.top(day, len(counts.queries), k_users)])
     own = None
-    if "ranker" in (config.prompt.trending_by, config.prompt.favourites_by):
+    if {"ranker", "shopper"} & {prompt.trending_by, prompt.favourites_by}:
         ranker = Ranker.of(config, run)
         ranker.fit(prepared)
-        trend = ranker.trend if config.prompt.trending_by == "ranker" else trend
-        own = ranker.own if config.prompt.favourites_by == "ranker" else None
-    if config.prompt.trending_known:
-        trend = _known_to_training(trend, prepared, config.samples.k_users)
-    profiles = shared_profiles(prepared, config.prompt.profile, config.samples.k_users)
-    return PromptWriter(config.prompt, profiles, trend, own)
+        trend = {"issues": trend, "ranker": by_day(ranker.trend), "shopper": ranker.trending}[
+            prompt.trending_by
+        ]
+        own = ranker.own if prompt.favourites_by == "ranker" else None
+    if prompt.trending_known:
+        trend = _known_to_training(trend, prepared, k_users)
+    profiles = shared_profiles(prepared, prompt.profile, k_users)
+    return PromptWriter(prompt, profiles, trend, own)
 
 
 def _known_to_training(trend: Trend, prepared: Prepared, k_users: int) -> Trend:
     """The same trend of those queries alone that k users had issued in training."""
     known = set(prepared.shared_queries(k_users)["query"].to_pylist())
-    everything = len(prepared.query_days)
-
-    def top(day: int, n: int) -> list[str]:
-        return [query for query in trend(day, everything) if query in known][:n]
-
-    return top
+    return lambda moments: [[query for query in top if query in known] for top in trend(moments)]
 
 
 class DirectGenerator:

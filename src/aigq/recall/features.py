@@ -57,11 +57,15 @@ CHANNELS: Final = ("from_own", "from_popular", "from_similar")
 
 @dataclass(frozen=True)
 class Pairs:
-    """P (moment, query) pairs sorted by moment: positions, codes, and values (P, len(FEATURES))."""
+    """P (moment, query) pairs sorted by moment: positions, codes, and values (P, len(FEATURES)).
+
+    `popular` (P,): whether the query was among the shop's top ones of the days before.
+    """
 
     moment: np.ndarray
     query: np.ndarray
     values: np.ndarray
+    popular: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ class FeatureMaker:
         """All candidates of the moments with their features."""
         known = self.known(moments)
         moment, query = self.candidates(known)
-        return Pairs(moment, query, self.values(known, moment, query))
+        popular = np.isin(moment * len(self.vocabulary) + query, self._popular(known))
+        return Pairs(moment, query, self.values(known, moment, query), popular)
 
     def known(self, moments: Sequence[Moment]) -> Known:
         """What `values` and `channels` need of the moments."""
@@ -155,9 +160,8 @@ class FeatureMaker:
         """(P, len(CHANNELS)) of 0 and 1: which channels propose each pair."""
         size = len(self.vocabulary)
         key = moment * size + query
-        top = [known.top[int(day)] + i * size for i, day in enumerate(known.days)]
         near = [columns + i * size for i, columns in enumerate(known.near)]
-        proposed = (known.issues.key, *(np.concatenate(part or [key[:0]]) for part in (top, near)))
+        proposed = (known.issues.key, self._popular(known), np.concatenate([key[:0], *near]))
         return np.stack([np.isin(key, part) for part in proposed], axis=1).astype(np.float32)
 
     def servable(self, known: Known, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -175,13 +179,16 @@ class FeatureMaker:
     def candidates(self, known: Known) -> tuple[np.ndarray, np.ndarray]:
         """Pairs (moment, query) of own, popular and similar queries that may be shown, in that order."""
         size = len(self.vocabulary)
-        proposed = [
-            np.r_[known.top[int(day)], columns] + i * size
-            for i, (day, columns) in enumerate(zip(known.days, known.near, strict=True))
-        ]
-        key = np.unique(np.concatenate([known.issues.key, *proposed]))
+        near = [columns + i * size for i, columns in enumerate(known.near)]
+        key = np.unique(np.concatenate([known.issues.key, self._popular(known), *near]))
         allowed = self.servable(known, key // size, key % size)
         return key[allowed] // size, key[allowed] % size
+
+    def _popular(self, known: Known) -> np.ndarray:
+        """Keys of the pairs of each moment with the shop's top queries."""
+        size = len(self.vocabulary)
+        top = [known.top[int(day)] + i * size for i, day in enumerate(known.days)]
+        return np.concatenate([np.zeros(0, np.int64), *top])
 
     def _in_shop(self, days: np.ndarray, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
         """(P, 5): log shares of the shop's issues, log distinct users, of days before the moment's."""

@@ -8,7 +8,7 @@ the table on its own.
 import hashlib
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,21 +91,28 @@ class Ranker:
 
     def own(self, moments: Sequence[Moment]) -> list[list[str]]:
         """The shopper's own servable queries of each moment, the most likely next one first."""
+        return self._ordered(moments, lambda pairs: pairs.values[:, _OWN] > 0)
+
+    def trending(self, moments: Sequence[Moment]) -> list[list[str]]:
+        """The shop's top queries of the days before each moment, the shopper's most likely next one first."""
+        return self._ordered(moments, lambda pairs: pairs.popular)
+
+    def trend(self, day: int) -> list[str]:
+        """The same for a day and a shopper of whom nothing is known."""
+        start = np.datetime64(day, "D").astype("datetime64[us]")
+        return self.trending([Moment(-1, "", start, day, BEHAVIOURS.empty_table())])[0]
+
+    def _ordered(self, moments: Sequence[Moment], which: Callable[[Pairs], np.ndarray]) -> list[list[str]]:
+        """Those candidates of each moment that `which` (P,) picks, the most likely next one first."""
         lists: list[list[str]] = []
         for _, batch in batches(moments, _MOMENTS_AT_ONCE):
             pairs, scores, bounds = self._scored(batch)
-            scores = np.where(pairs.values[:, _OWN] > 0, scores, -np.inf)
+            scores = np.where(which(pairs), scores, -np.inf)
             for a, b in itertools.pairwise(bounds):
                 order = a + np.argsort(-scores[a:b], kind="stable")
                 texts = self._opened().vocabulary[pairs.query[order[scores[order] > -np.inf]]]
                 lists.append(texts.tolist())
         return lists
-
-    def trend(self, day: int, n: int) -> list[str]:
-        """The n queries most likely to be issued on a day by a shopper of whom nothing is known."""
-        start = np.datetime64(day, "D").astype("datetime64[us]")
-        nothing = Moment(-1, "", start, day, BEHAVIOURS.empty_table())
-        return [hint.query for hint in self.recommend([nothing], n)[0]]
 
     def _scored(self, moments: Sequence[Moment]) -> tuple[Pairs, np.ndarray, np.ndarray]:
         """Candidates of the moments, their scores (P,), and where each moment's pairs begin (M+1,)."""
