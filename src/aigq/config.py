@@ -70,6 +70,11 @@ class SamplesConfig(Section):
         "query that differs from the previous one; exposure: one hint exposure with a click, and on "
         "validation and test days all that was clicked or searched for after the first exposure",
     )
+    targets: Literal["all", "new"] = Field(
+        "all",
+        description="new: only queries that the shopper had never issued are to be predicted, and lists hold "
+        "such queries alone; name the rows with `:new`, which leaves out the others from any channel's lists",
+    )
     k_users: int = Field(
         5, ge=1, description="text is learned and served only if this many distinct users issued it"
     )
@@ -170,6 +175,13 @@ class RankerConfig(Section):
     max_samples: int = Field(6000, ge=1, description="trained on so many of the latest training samples")
     objective: Literal["binary", "lambdarank"] = Field(
         "binary", description="of the trees: probability of a hit, or order within a list of 30"
+    )
+    popular: int = Field(120, ge=1, description="candidates from the shop's top queries of the last days")
+    near: int = Field(60, ge=0, description="candidates most similar to the history")
+    similarity: Literal["together", "regression"] = Field(
+        "together",
+        description="together: of queries of the same users and items; regression: weights that rebuild each "
+        "user's queries from the others (EASE), for the 4,096 queries of most users; better for new queries",
     )
     trees: int = Field(200, ge=1, description="boosting rounds")
     leaves: int = Field(31, ge=2, description="of a tree")

@@ -13,6 +13,7 @@ from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
+from aigq.recall.only_new import issued
 from aigq.recall.ranker import Ranker
 
 
@@ -48,7 +49,7 @@ class DirectGenerator:
         config: the run's config, already adapted to the system (see `aigq.training.sft.variant`).
         run: the run folder; the model is a Hugging Face folder in RUN/models/NAME.
         name: the row's name.
-        only_new: write no query that the shopper has issued before.
+        only_new: write no query that the shopper has issued before, as where `samples.targets` says so.
     """
 
     def __init__(self, config: Config, run: Path, name: str, *, only_new: bool = False) -> None:
@@ -56,7 +57,8 @@ class DirectGenerator:
         if not (folder / "config.json").exists():
             raise StageError(f"no trained model at {folder}; run `aigq train sft` first")
         self.name = name
-        self._config, self._run, self._only_new = config, run, only_new
+        self._config, self._run = config, run
+        self._only_new = only_new or config.samples.targets == "new"
         self._vocabulary = Vocabulary.load(folder)
         self._model = generator.load(folder)
 
@@ -101,7 +103,7 @@ class DirectGenerator:
 
     def _known(self, moment: Moment) -> set[str]:
         """What the list may not name: with `only_new`, every query of the history."""
-        return {*moment.history["query"].to_pylist()} - {None} if self._only_new else set()
+        return issued(moment) if self._only_new else set()
 
     def _trees_of(self, moments: Sequence[Moment]) -> dict[int, QueryTree]:
         """The tree of each day; the same servable queries are one tree. Those of the latest call are kept."""

@@ -26,9 +26,6 @@ from aigq.recall.similar import Similarities
 
 SHOP_HALF_LIVES: Final = (1.0, 4.0, 16.0, 64.0)
 NEIGHBOURS: Final = 200
-POPULAR: Final = 120
-"""Candidates from the shop's top queries of the last days."""
-
 FEATURES: Final = (
     *(f"own_{h:g}d" for h in OWN_HALF_LIVES),  # the shopper's own issues of the query, decayed
     "own_count",
@@ -93,15 +90,28 @@ class FeatureMaker:
         prepared: the prepared tables.
         rows: the behaviours from which similarities are learned, for moments among them from earlier ones.
         k_users: distinct users that must have issued a query before it is a candidate.
+        popular: candidates from the shop's top queries of the last days.
+        near: candidates most similar to the history.
+        regression: how similarities are learned, see `Similarities`.
+        only_new: the shopper's own queries are no candidates.
     """
 
-    n_similar: Final = 60  # candidates most similar to the history
-
-    def __init__(self, prepared: Prepared, rows: pa.Table, k_users: int) -> None:
+    def __init__(
+        self,
+        prepared: Prepared,
+        rows: pa.Table,
+        k_users: int,
+        *,
+        popular: int = 120,
+        near: int = 60,
+        regression: bool = False,
+        only_new: bool = False,
+    ) -> None:
+        self._top, self.near, self._only_new = popular, near, only_new
         self._shop = [CausalCounts(prepared.query_days, h) for h in SHOP_HALF_LIVES]
         self.vocabulary = self._shop[0].queries
         self._servable = Servable(self._shop[0], k_users)
-        self.similarities = Similarities(rows, self.vocabulary, NEIGHBOURS)
+        self.similarities = Similarities(rows, self.vocabulary, NEIGHBOURS, regression=regression)
         names = sorted(set(prepared.category_of.values()))
         numbers = {name: i for i, name in enumerate(names)}
         of = prepared.category_of
@@ -135,7 +145,7 @@ class FeatureMaker:
             latest,
             similar,
             top,
-            best_columns(similar, self.n_similar),
+            best_columns(similar, self.near),
         )
 
     def values(self, known: Known, moment: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -174,13 +184,14 @@ class FeatureMaker:
         """Positions of the shop's top queries of the days before."""
         issues = [counts.before(day)[0] for counts in self._shop]
         shares = np.max([n / max(n.sum(), 1e-300) for n in issues], axis=0)
-        return np.argsort(-shares, kind="stable")[:POPULAR]
+        return np.argsort(-shares, kind="stable")[: self._top]
 
     def candidates(self, known: Known) -> tuple[np.ndarray, np.ndarray]:
         """Pairs (moment, query) of own, popular and similar queries that may be shown, in that order."""
         size = len(self.vocabulary)
         near = [columns + i * size for i, columns in enumerate(known.near)]
         key = np.unique(np.concatenate([known.issues.key, self._popular(known), *near]))
+        key = np.setdiff1d(key, known.issues.key) if self._only_new else key
         allowed = self.servable(known, key // size, key % size)
         return key[allowed] // size, key[allowed] % size
 

@@ -39,19 +39,30 @@ class Ranker:
         k_users: distinct users that must have issued a query before it is shown.
         seed: of bagging.
         folder: keeps the trained model, so that labels, prompts and the table's row share one; None: nowhere.
+        only_new: rank queries alone that are new to the shopper.
     """
 
     name = "ranker"
 
-    def __init__(self, config: RankerConfig, k_users: int, seed: int, folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        config: RankerConfig,
+        k_users: int,
+        seed: int,
+        folder: Path | None = None,
+        *,
+        only_new: bool = False,
+    ) -> None:
         self._config, self._k, self._seed, self._folder = config, k_users, seed, folder
+        self._only_new = only_new
         self._maker: FeatureMaker | None = None
         self._model: Any = None
 
     @classmethod
     def of(cls, config: Config, run: Path) -> "Ranker":
         """The one ranker of a run."""
-        return cls(config.channels.ranker, config.samples.k_users, config.seed, run / "channels" / cls.name)
+        folder, only_new = run / "channels" / cls.name, config.samples.targets == "new"
+        return cls(config.channels.ranker, config.samples.k_users, config.seed, folder, only_new=only_new)
 
     def fit(self, prepared: Prepared) -> None:
         """Train, or read what was trained on the same data with the same settings.
@@ -77,7 +88,7 @@ class Ranker:
                 part = kept.with_suffix(".part")
                 self._model.save_model(part)
                 part.replace(kept)
-        self._maker = FeatureMaker(prepared, rows, self._k)
+        self._maker = self._features(prepared, rows)
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
         """The n candidates most likely to be issued next; scores of `binary` are probabilities."""
@@ -131,7 +142,7 @@ class Ranker:
 
     def _fingerprint(self, prepared: Prepared, rows: pa.Table, samples: pa.Table) -> str:
         """Hash of all that the model is made from, to the last cell."""
-        settings = [FEATURES, self._config.model_dump(), self._k, self._seed]
+        settings = [FEATURES, self._config.model_dump(), self._k, self._seed, self._only_new]
         digest = hashlib.sha256(json.dumps(settings).encode())
         for table in (rows, samples, prepared.queries, prepared.query_days):
             sink = pa.BufferOutputStream()
@@ -144,9 +155,7 @@ class Ranker:
         import lightgbm
 
         before = rows.filter(pc.less(rows["day"], int(samples["day"].to_numpy().min())))
-        values, hit, weight, sizes = self._examples(
-            prepared, samples, FeatureMaker(prepared, before, self._k)
-        )
+        values, hit, weight, sizes = self._examples(prepared, samples, self._features(prepared, before))
         settings = {
             "objective": self._config.objective,
             "lambdarank_truncation_level": 30,
@@ -165,6 +174,18 @@ class Ranker:
         groups = sizes if self._config.objective == "lambdarank" else None
         data = lightgbm.Dataset(values, hit, weight=weight, group=groups, feature_name=list(FEATURES))
         return lightgbm.train(settings, data, self._config.trees)
+
+    def _features(self, prepared: Prepared, rows: pa.Table) -> FeatureMaker:
+        config = self._config
+        return FeatureMaker(
+            prepared,
+            rows,
+            self._k,
+            popular=config.popular,
+            near=config.near,
+            regression=config.similarity == "regression",
+            only_new=self._only_new,
+        )
 
     def _examples(
         self, prepared: Prepared, samples: pa.Table, maker: FeatureMaker

@@ -166,6 +166,8 @@ def samples(
     unit: str,
     judged_from: int,
     first_row: int = 0,
+    *,
+    only_new: bool = False,
 ) -> ir.Table:
     """All samples of the unit, before split and filters: SAMPLES without sample_id and split.
 
@@ -176,8 +178,10 @@ def samples(
         unit: see `targets`.
         judged_from: see `targets`.
         first_row: how many rows of other users come before these behaviours.
+        only_new: queries that the user issued before are no targets.
     """
-    lists = gather(add_novelty(targets(events, hints, unit, judged_from), behaviours))
+    wanted = add_novelty(targets(events, hints, unit, judged_from), behaviours)
+    lists = gather(wanted.filter("novel") if only_new else wanted)
     if unit == "exposure":
         joined = lists
         seen = exposures(hints).select(seen_user="user_id", seen_request="request_id", shown="shown")

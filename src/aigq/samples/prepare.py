@@ -150,11 +150,12 @@ def _write_behaviours(
 ) -> tuple[list[ir.Table], list[ir.Table]]:
     """Writes the behaviours; returns the samples and the exposures of each part, kept, before filters."""
     unit, validation = config.samples.unit, epoch_day(config.split.validation_from)
+    only_new = config.samples.targets == "new"
     made, seen = [], []
     for part in parts:
         rows = keep(worded(part.events))
         earlier = files.rows.get("behaviours", 0)
-        found = examples.samples(part.events, part.hints, rows, unit, validation, earlier)
+        found = examples.samples(part.events, part.hints, rows, unit, validation, earlier, only_new=only_new)
         made.append(_labelled(found, config))
         if unit == "exposure":
             seen.append(_labelled(examples.exposure_rows(part.hints, rows, earlier), config))

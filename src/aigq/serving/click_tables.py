@@ -114,7 +114,7 @@ class ClickTables:
         similar = strongest(maker.similarities.all.tocsr(), NEIGHBOURS)
         names = json.dumps(list(allowed), ensure_ascii=False).encode()
         settings = {key: self._settings[key] for key in ("calibration", "unknown", "behaviours")}
-        settings |= {"day": self._day, "near": maker.n_similar, "profile": len(self._settings["profile"])}
+        settings |= {"day": self._day, "near": maker.near, "profile": len(self._settings["profile"])}
         return {
             "onnx": np.frombuffer((self._folder / SERVED_FILE).read_bytes(), np.uint8),
             "settings": np.frombuffer(json.dumps(settings).encode(), np.uint8),

@@ -25,6 +25,7 @@ from aigq.models.think_decoding import Marks
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note, task
+from aigq.recall.only_new import issued
 from aigq.samples.labels import Label
 from aigq.systems import GRPO, thinks
 from aigq.training import checkpoints, il_grpo, loop, memory, rewards, sharding
@@ -158,7 +159,8 @@ def make_task(
     )
     form = ThoughtForm(Marks.of(vocabulary), behaviours, config.think) if think else None
     ids = [prompt for prompt, _ in encoded]
-    return il_grpo.Task(ids, [trees[m.day] for m in moments], judge, prepared.category_of, form)
+    barred = [issued(m) for m in moments] if config.samples.targets == "new" else []
+    return il_grpo.Task(ids, [trees[m.day] for m in moments], judge, prepared.category_of, form, barred)
 
 
 def _by_interest(

@@ -9,7 +9,7 @@ one, bit for bit.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -36,7 +36,8 @@ COLLAPSED: Final = "lists collapse to few categories; see grpo.collapse"
 class Task:
     """The prompts of a training: token ids, what may be written there, and the judge of what is written.
 
-    With `thoughts` a rollout is an output of Think, without it a list.
+    With `thoughts` a rollout is an output of Think, without it a list. `barred` are the queries of the tree
+    that the rollouts of a prompt may not name; none, if there are no such lists.
     """
 
     prompts: Sequence[Sequence[int]]
@@ -44,10 +45,12 @@ class Task:
     judge: Judge
     category_of: dict[str, str]
     thoughts: ThoughtForm | None = None
+    barred: Sequence[Iterable[str]] = ()
 
     def row(self, prompt: int) -> Row:
         """What one rollout of a prompt may write."""
-        queries = ListRow(self.trees[prompt], self.judge.slots)
+        barred = self.barred[prompt] if self.barred else ()
+        queries = ListRow(self.trees[prompt], self.judge.slots, barred)
         return self.thoughts.row(prompt, queries) if self.thoughts else queries
 
     def room(self) -> int:

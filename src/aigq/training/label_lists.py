@@ -9,6 +9,7 @@ import pyarrow as pa
 from aigq.config import Config
 from aigq.prepared import Moment, Prepared
 from aigq.recall import build_channel
+from aigq.recall.only_new import issued
 from aigq.samples.labels import Label, fuse, log_order_labels, ranked_labels
 from aigq.training.thoughts import searches_later
 
@@ -27,6 +28,11 @@ def rankings(config: Config, run: Path, prepared: Prepared, moments: Sequence[Mo
         fuse({name: {h.query: h.score for h in lists[i]} for name, lists in proposals.items()}, weights)
         for i in range(len(moments))
     ]
+
+
+def may_name(config: Config, allowed: set[str], moment: Moment) -> set[str]:
+    """What lists of a moment may name: `allowed`, where they discover without the shopper's own queries."""
+    return allowed - issued(moment) if config.samples.targets == "new" else allowed
 
 
 def training_samples(config: Config, prepared: Prepared, *, think: bool) -> pa.Table:
@@ -83,16 +89,18 @@ def label_lists(
     sft, length = config.sft, config.samples.list_length
     targets = samples["targets"].to_pylist()
     later = searches_later(prepared, samples) if think else [[]] * len(targets)
+    may = [may_name(config, allowed, moment) for moment in prepared.moments(samples)]
     if sft.labels == "log_order":
-        return [log_order_labels(t, allowed, length, searches=s) for t, s in zip(targets, later, strict=True)]
+        rows = zip(targets, may, later, strict=True)
+        return [log_order_labels(t, texts, length, searches=s) for t, texts, s in rows]
     written = _generated(config, run, prepared, samples) if think else [[]] * len(targets)
     ids, shown = samples["sample_id"].to_pylist(), samples["shown"].to_pylist()
-    rows = zip(ids, targets, shown, orders, later, written, strict=True)
+    lists = zip(ids, targets, shown, orders, may, later, written, strict=True)
     return [
         ranked_labels(
             clicked,
             list(dict.fromkeys([*(seen or ()), *order])),
-            allowed,
+            texts,
             length,
             sft.tail,
             # of the sample's own, so that its labels are the same wherever they are asked for
@@ -100,7 +108,7 @@ def label_lists(
             searches=searches,
             generated=generated,
         )
-        for number, clicked, seen, order, searches, generated in rows
+        for number, clicked, seen, order, texts, searches, generated in lists
     ]
 
 

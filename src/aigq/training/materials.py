@@ -26,9 +26,10 @@ from aigq.models.think_grammar import THINK_TOKENS
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note
+from aigq.recall.only_new import issued
 from aigq.samples.labels import Label, ranked_labels
 from aigq.training.encoding import EncodedLists, encode_lists, encode_thoughts, rename, weight_of
-from aigq.training.label_lists import label_lists, rankings, training_samples
+from aigq.training.label_lists import label_lists, may_name, rankings, training_samples
 from aigq.training.thoughts import Thinker, seen_of, thoughts
 
 _MOMENTS_AT_ONCE = 2048
@@ -135,6 +136,8 @@ def _write_valid(maker: _Maker, valid: pa.Table) -> None:
         "servable": {day: sorted(counts.servable(day, config.samples.k_users)) for day in sorted(set(days))},
         "length": config.samples.list_length,
     }
+    if config.samples.targets == "new":
+        truth["issued"] = [sorted(issued(moment)) for moment in read.moments]
     if maker.thinker is not None:
         truth["behaviours"], truth["think"] = read.behaviours, config.think.model_dump(mode="json")
     (maker.folder / "valid.json").write_text(json.dumps(truth, ensure_ascii=False), encoding="utf-8")
@@ -152,7 +155,10 @@ def _write_train(maker: _Maker, train: pa.Table) -> None:
     labels = label_lists(
         config, maker.run, prepared, train, orders[: len(moments)], maker.allowed, think=think
     )
-    own = [ranked_labels([], order, maker.allowed, length, length) for order in orders]
+    own = [
+        ranked_labels([], order, may_name(config, maker.allowed, moment), length, length)
+        for order, moment in zip(orders, read.moments, strict=not plain)
+    ]
     if think:  # where few samples have a history there is little to give reasons for
         labels += own[len(moments) :]
     maker.encode(read.first(len(labels)), labels).save(maker.folder / "train.npz")

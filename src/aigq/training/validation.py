@@ -53,7 +53,10 @@ def _lister(truth: dict[str, Any], vocabulary: Vocabulary) -> Draw:
         model: PreTrainedModel, prompts: list[list[int]], trees: list[QueryTree], rows: np.ndarray
     ) -> list[list[str]]:
         room = truth.get("tokens_per_query", TOKENS_PER_QUERY)
-        return generate_lists(model, vocabulary, prompts, trees, truth["length"], tokens_per_query=room)
+        barred = _barred(truth, rows)
+        return generate_lists(
+            model, vocabulary, prompts, trees, truth["length"], tokens_per_query=room, without=barred
+        )
 
     return draw
 
@@ -69,8 +72,21 @@ def _thinker(truth: dict[str, Any], vocabulary: Vocabulary) -> Draw:
     ) -> list[list[str]]:
         behaviours = [truth["behaviours"][i] for i in rows]
         written = generate_thoughts(
-            model, marks, prompts, behaviours, trees, truth["length"], limits, reasoning=reasoning
+            model,
+            marks,
+            prompts,
+            behaviours,
+            trees,
+            truth["length"],
+            limits,
+            reasoning=reasoning,
+            without=_barred(truth, rows),
         )
         return [by_rank(thought.points) for thought in written]
 
     return draw
+
+
+def _barred(truth: dict[str, Any], rows: np.ndarray) -> list[list[str]] | None:
+    """What the lists of these samples may not name, where they hold new queries alone."""
+    return [truth["issued"][i] for i in rows] if "issued" in truth else None
