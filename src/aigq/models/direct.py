@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from aigq.config import Config
-from aigq.errors import StageError
+from aigq.errors import StageError, UsageError
 from aigq.history.prompt import PromptParts, PromptWriter, Trend, by_day, shared_profiles
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists
@@ -18,8 +18,16 @@ from aigq.recall.ranker import Ranker
 
 
 def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter:
-    """The prompt writer of a run; a ranker that orders parts of it is kept in the run folder."""
+    """The prompt writer of a run; a ranker that orders parts of it is kept in the run folder.
+
+    Raises:
+        UsageError: the ranker of new queries shall order the shopper's own ones.
+    """
     prompt, k_users = config.prompt, config.samples.k_users
+    if prompt.favourites_by == "ranker" and config.samples.targets == "new":
+        raise UsageError(
+            "prompt.favourites_by=ranker: with samples.targets=new the ranker knows no own queries; use frequency"
+        )
     counts = CausalCounts(prepared.query_days, prompt.trending_half_life_days)
     trend = by_day(lambda day: [query for query, _ in counts.top(day, len(counts.queries), k_users)])
     own = None
