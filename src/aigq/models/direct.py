@@ -26,7 +26,7 @@ def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter
     prompt, k_users = config.prompt, config.samples.k_users
     if prompt.favourites_by == "ranker" and config.samples.targets == "new":
         raise UsageError(
-            "prompt.favourites_by=ranker: with samples.targets=new the ranker knows no own queries; use frequency"
+            "prompt.favourites_by=ranker: with samples.targets=new it knows no own queries; use frequency"
         )
     counts = CausalCounts(prepared.query_days, prompt.trending_half_life_days)
     trend = by_day(lambda day: [query for query, _ in counts.top(day, len(counts.queries), k_users)])
