@@ -16,7 +16,8 @@ from rich.console import Console
 
 from aigq.cli import app
 from aigq.config import Config
-from aigq.evaluation.render import footnotes, title
+from aigq.evaluation.render import discovers, footnotes, title
+from aigq.systems import NEW, base
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WIDTH = 100
@@ -117,11 +118,21 @@ def results() -> str:
 
 
 def short_results() -> str:
-    """One table: Query HR of every row on every committed data set, what each is above it."""
+    """One table: Query HR of every row on every committed data set, what each is above it.
+
+    Rows `:new` stand under their plain names where only new queries were to be predicted, and nowhere else.
+    """
     found = tables()
     (k,) = {table["k"] for table in found}
-    rows = {table["dataset"]: {row["system"]: row for row in table["rows"]} for table in found}
-    systems = dict.fromkeys(system for of in rows.values() for system in of if ":" not in system)
+    rows = {
+        table["dataset"]: {
+            base(row["system"]): row
+            for row in table["rows"]
+            if row["system"].endswith(NEW) == discovers(table)
+        }
+        for table in found
+    }
+    systems = dict.fromkeys(system for of in rows.values() for system in of)
     text = [*(f"- **{table['dataset']}**: {title(table).partition(' · ')[2]}" for table in found), ""]
     text += [f"| Query HR@{k} | " + " | ".join(rows) + " |", "|---" * (len(rows) + 1) + "|"]
     for system in systems:

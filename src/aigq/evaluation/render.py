@@ -100,12 +100,17 @@ def title(result: Mapping[str, Any]) -> str:
         [
             result["dataset"],
             f"{mode_text(result)} mode",
-            f"{result['queries']} queries",
+            f"{result['queries']} queries" + (" new to the shopper" if discovers(result) else ""),
             f"{result['split']} {dates['first_sample']} to {dates['last_sample']}",
             users(result),
             f"seed {result['seed']}",
         ]
     )
+
+
+def discovers(result: Mapping[str, Any]) -> bool:
+    """Whether only queries new to the shopper were to be predicted; old tables do not name their config."""
+    return bool(result.get("config", {}).get("samples", {}).get("targets") == "new")
 
 
 def users(result: Mapping[str, Any]) -> str:
