@@ -18,13 +18,13 @@ from aigq.config import Config
 from aigq.config_training import GrpoConfig
 from aigq.errors import EmptyLogError, UsageError
 from aigq.models import generator
-from aigq.models.ctr_scorer import ClickModel
 from aigq.models.decoding import QueryTree
-from aigq.models.direct import prompt_writer
 from aigq.models.think_decoding import Marks
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note, task
+from aigq.recall.ctr_scorer import ClickModel
+from aigq.recall.direct import prompt_writer
 from aigq.samples.labels import Label
 from aigq.systems import GRPO, thinks
 from aigq.training import checkpoints, il_grpo, loop, memory, rewards, sharding
