@@ -11,9 +11,9 @@ import torch
 from aigq import config as configs
 from aigq.models import generator
 from aigq.models.decoding import ListRow, QueryTree, sample_groups
-from aigq.models.direct import prompt_writer
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Prepared
+from aigq.recall.direct import prompt_writer
 from aigq.runs import Run
 from aigq.stages import import_if_absent, run_prepare, run_sft
 from aigq.training.encoding import EncodedLists

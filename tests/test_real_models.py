@@ -1,10 +1,6 @@
 """The recipes of real models, with tiny random models of the same architectures in their place."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -22,6 +18,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+import launcher
 from aigq import config as configs
 from aigq import training_log
 from aigq.cli import main
@@ -202,31 +199,14 @@ def test_adapters_train_the_rows_of_new_tokens_and_are_merged(shop, tmp_path, na
 
 
 def start(stage, options, count):
-    """`aigq train STAGE` in several processes, as a launcher starts them."""
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-m", "aigq.cli", "train", stage, *options],
-            env={
-                **os.environ,
-                **address,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(count),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
+    """`aigq train STAGE` in several processes."""
+    return launcher.start(["-m", "aigq.cli", "train", stage, *options], count)
 
 
 def finish(members):
     """All of them end well, and the first alone speaks."""
-    said = [member.communicate(timeout=200) for member in members]
-    assert [member.returncode for member in members] == [0] * len(members), said[0][1][-2000:]
-    assert [bool(out) for out, _ in said] == [True] + [False] * (len(members) - 1)
+    said = launcher.finish(members)
+    assert [bool(out) for out in said] == [True] + [False] * (len(members) - 1)
 
 
 def by_processes(shop, recipe, run, count, **changes):
@@ -235,12 +215,6 @@ def by_processes(shop, recipe, run, count, **changes):
     assert main(["prepare", *options]) == DONE
     finish(start("sft", options, count))
     return shop / "runs" / run / "models" / "direct_il_sft" / "training"
-
-
-def free_port():
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def test_adapters_in_several_processes_are_refused(shop, monkeypatch, capsys):

@@ -21,8 +21,8 @@ from aigq.systems import CTR, base, stage_of
 from aigq.tables import U2Q, write_whole
 
 if TYPE_CHECKING:
-    from aigq.models.think import ThinkGenerator
     from aigq.recall.channel import RecallChannel
+    from aigq.recall.think import ThinkGenerator
 
 CHUNK: Final = 512
 """Users between two files; what an interruption costs at most."""
@@ -184,7 +184,7 @@ def _latest_active(moments: list[Moment], n: int | None) -> list[Moment]:
 def _stranger_clicks(run: Run, prepared: Prepared, links: pa.Table, day: int) -> dict[str, float]:
     if not run.finished(CTR):
         return {}
-    from aigq.models.ctr_scorer import ClickModel
+    from aigq.recall.ctr_scorer import ClickModel
 
     queries = sorted(set(links["query"].to_pylist()))
     cut = np.datetime64(day, "D").astype("datetime64[us]")

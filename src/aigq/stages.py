@@ -17,8 +17,8 @@ from aigq.systems import CTR, FROM_DIRECT, GENERATORS, GRPO, SERVED, SFT, base, 
 
 if TYPE_CHECKING:
     from aigq.evaluation.past_shop import PastShop
-    from aigq.models.think import ThinkGenerator
     from aigq.recall.channel import RecallChannel
+    from aigq.recall.think import ThinkGenerator
 
 
 def import_if_absent(config: Config) -> None:
@@ -269,8 +269,8 @@ def channel_of(run: Run, row: str) -> "RecallChannel":
     """The channel or generator behind a row of the table, not fitted."""
     name = base(row)
     if name in GENERATORS:
-        from aigq.models.direct import DirectGenerator
-        from aigq.models.think import ThinkGenerator
+        from aigq.recall.direct import DirectGenerator
+        from aigq.recall.think import ThinkGenerator
         from aigq.training.sft import variant
 
         kind = ThinkGenerator if thinks(name) else DirectGenerator

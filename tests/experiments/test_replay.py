@@ -165,7 +165,7 @@ def test_the_ctr_model_learns_from_exposures(replayed, tmp_path, monkeypatch):
     pytest.importorskip("torch")
     pytest.importorskip("onnxruntime")
     pytest.importorskip("lightgbm")
-    from aigq.models.ctr_scorer import ClickModel
+    from aigq.recall.ctr_scorer import ClickModel
     from aigq.training import click_rows
     from aigq.training.ctr import train_ctr
 

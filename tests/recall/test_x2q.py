@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from aigq.config import X2qConfig
-from aigq.models.think import Interest, Trigger
+from aigq.recall.think import Interest, Trigger
 from aigq.recall.x2q import LINKS, links_of, trigger_table
 
 NOW = Trigger(1, "search", "tent", "tent", None, "camping")

@@ -24,9 +24,9 @@ from aigq.evaluation.served import Served
 from aigq.history.prompt import profiles_of
 from aigq.models.columns import age_buckets
 from aigq.models.ctr_arrays import Calibration
-from aigq.models.ctr_inputs import ClickInputs, TextTable
-from aigq.models.ctr_scorer import folder_of
 from aigq.prepared import Prepared, day_after, latest_moments
+from aigq.recall.ctr_inputs import ClickInputs, TextTable
+from aigq.recall.ctr_scorer import folder_of
 from aigq.recall.features import FeatureMaker
 from aigq.serving import click_batches, keys
 from aigq.serving.catalog import Catalogs

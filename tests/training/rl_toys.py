@@ -1,14 +1,21 @@
 """A tiny model, its prompts and a judge that needs no CTR model: small enough for exact comparisons."""
 
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
 
+from aigq import training_log
 from aigq.config import PromptConfig
 from aigq.config_training import GeneratorConfig, GrpoConfig
 from aigq.history.prompt import special_tokens
 from aigq.models import generator
 from aigq.models.decoding import QueryTree
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
+from aigq.training import il_grpo
+from aigq.training.checkpoints import Progress
 from aigq.training.il_grpo import Task
 from aigq.training.judge import Judge
 
@@ -54,3 +61,26 @@ def config(**changes: object) -> GrpoConfig:
         "difficulty": (0.0, 1.0),
     }
     return GrpoConfig.model_validate({**small, "learning_rate": 1e-3, **changes})
+
+
+def fit(
+    policy: generator.PreTrainedModel,
+    config: GrpoConfig,
+    folder: Path,
+    *,
+    trainer: Callable[..., Progress] = il_grpo.fit,
+    validate: Callable[[Any], dict[str, float]] = lambda policy: {"query_hr": 0.5},
+    report: Callable[[dict[str, Any]], None] = lambda entry: None,
+    resume: bool = False,
+) -> Progress:
+    """A training on the toy task, in our loop or under another trainer of the same arguments."""
+    words = vocabulary()
+    prompts = task(words, config)
+    return trainer(
+        policy, words, prompts, config, folder, resume=resume, seed=5, validate=validate, report=report
+    )
+
+
+def log_of(folder: Path) -> list[dict[str, Any]]:
+    """The log of a training, without what the clock says."""
+    return [{k: v for k, v in entry.items() if k != "seconds"} for entry in training_log.read(folder)]

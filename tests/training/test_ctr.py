@@ -24,9 +24,9 @@ from aigq.config import Config, EncoderConfig, parse
 from aigq.errors import ConfigError, EmptyLogError, StageError
 from aigq.models.ctr import BINS, ClickNet, Inputs, export, quantile_edges
 from aigq.models.ctr_arrays import Calibration, pad
-from aigq.models.ctr_inputs import TextTable
-from aigq.models.ctr_scorer import ClickModel
 from aigq.recall.ctr import Ctr
+from aigq.recall.ctr_inputs import TextTable
+from aigq.recall.ctr_scorer import ClickModel
 from aigq.tables import EXPOSURES
 from aigq.training import ctr
 from aigq.training.click_rows import make_rows
@@ -336,7 +336,7 @@ def test_the_scorer_needs_no_torch(trained):
     code = (
         "import sys; sys.path.insert(0, sys.argv[2])\n"
         "from pathlib import Path\nfrom recall_shop import build\n"
-        "from aigq.models.ctr_scorer import ClickModel\n"
+        "from aigq.recall.ctr_scorer import ClickModel\n"
         "prepared = build(); model = ClickModel.load(Path(sys.argv[1]), prepared)\n"
         "moments = prepared.moments(prepared.split('test'))[:2]\n"
         "print(model.probabilities(moments, [['sled'], ['sun cream']]))\n"

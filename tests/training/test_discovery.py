@@ -16,9 +16,9 @@ from small_logs import event
 
 from aigq.config import parse
 from aigq.errors import UsageError
-from aigq.models.direct import prompt_writer
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import Prepared
+from aigq.recall.direct import prompt_writer
 from aigq.recall.only_new import issued
 from aigq.recall.ranker import Ranker
 from aigq.samples.prepare import prepare

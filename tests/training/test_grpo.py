@@ -7,23 +7,21 @@ pytest.importorskip("peft")
 import rl_toys
 import torch
 
-from aigq.training import grpo, il_grpo, loop
+from aigq.training import grpo, loop
 
 
 @pytest.fixture
 def start(tmp_path):
-    words = rl_toys.vocabulary()
-    rl_toys.model(words).save_pretrained(tmp_path / "start")
-    return tmp_path / "start", words
+    rl_toys.model(rl_toys.vocabulary()).save_pretrained(tmp_path / "start")
+    return tmp_path / "start"
 
 
 def test_weights_that_adapters_leave_alone_are_of_the_computations_type(start, monkeypatch):
     monkeypatch.setattr(loop, "compute_dtype", lambda dtype: torch.bfloat16)  # as on a GPU
-    folder, _ = start
-    whole = grpo.read_policy(folder, rl_toys.config())
+    whole = grpo.read_policy(start, rl_toys.config())
     assert {p.dtype for p in whole.parameters()} == {torch.float32}
     config = rl_toys.config(lora_rank=2)
-    policy = grpo.read_policy(folder, config)
+    policy = grpo.read_policy(start, config)
     dtypes = {(p.requires_grad, p.dtype) for p in policy.parameters()}
     assert dtypes == {(False, torch.bfloat16), (True, torch.float32)}
     assert grpo.frozen_dtype(config).itemsize == 2
@@ -33,25 +31,15 @@ def test_weights_that_adapters_leave_alone_are_of_the_computations_type(start, m
 def test_trl_puts_the_policy_on_its_device_itself(start, monkeypatch, trainer, moved):
     calls = []
     monkeypatch.setattr(grpo.generator, "to_device", lambda model: calls.append(model) or model)
-    grpo.read_policy(start[0], rl_toys.config(trainer=trainer))
+    grpo.read_policy(start, rl_toys.config(trainer=trainer))
     assert len(calls) == moved
 
 
 def test_adapters_over_bfloat16_weights_learn(start, monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "compute_dtype", lambda dtype: torch.bfloat16)
-    folder, words = start
     config = rl_toys.config(lora_rank=2, steps=2, learning_rate=1e-2)
-    policy = grpo.read_policy(folder, config)
+    policy = grpo.read_policy(start, config)
     before = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
-    progress = il_grpo.fit(
-        policy,
-        words,
-        rl_toys.task(words, config),
-        config,
-        tmp_path / "training",
-        seed=1,
-        validate=lambda model: {"query_hr": 0.5},
-        report=lambda entry: None,
-    )
+    progress = rl_toys.fit(policy, config, tmp_path / "training")
     assert progress.step == 2
     assert any(not torch.equal(p, before[name]) for name, p in policy.named_parameters() if name in before)

@@ -1,4 +1,3 @@
-import json
 import os
 import signal
 import subprocess
@@ -23,23 +22,7 @@ def train(folder, config, *, resume=False):
         rollouts = il_grpo.roll_out(policy, words, task, config, [0, 1])
         return {"query_hr": float(task.judge.score([0, 1], rollouts.lists).query.mean())}
 
-    progress = il_grpo.fit(
-        model,
-        words,
-        task,
-        config,
-        folder,
-        seed=5,
-        validate=validate,
-        report=lambda entry: None,
-        resume=resume,
-    )
-    return model, progress
-
-
-def log_of(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+    return model, rl_toys.fit(model, config, folder, validate=validate, resume=resume)
 
 
 KILLED = """
@@ -67,13 +50,13 @@ def test_resume_after_kill_9_equals_an_uninterrupted_training_bit_for_bit(tmp_pa
     assert progress.step == config.steps
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
-    assert log_of(tmp_path / "whole") == log_of(tmp_path / "killed")
+    assert rl_toys.log_of(tmp_path / "whole") == rl_toys.log_of(tmp_path / "killed")
 
 
 def test_training_raises_the_reward(tmp_path):
     config = rl_toys.config(steps=40, eval_every=40, learning_rate=3e-3, entropy_bonus=0.0)
     train(tmp_path, config)
-    rewards = [line["reward"] for line in log_of(tmp_path) if "reward" in line]
+    rewards = [line["reward"] for line in rl_toys.log_of(tmp_path) if "reward" in line]
     assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.05
 
 
@@ -90,7 +73,7 @@ def test_a_collapse_to_few_categories_stops_early(tmp_path):
     )
     assert first["categories"] == 1.5
     _, progress = train(tmp_path, config)
-    categories = [line["categories"] for line in log_of(tmp_path) if "categories" in line]
+    categories = [line["categories"] for line in rl_toys.log_of(tmp_path) if "categories" in line]
     below = [i for i, n in enumerate(categories, start=1) if n < 0.99 * categories[0]]
     assert progress.step == (below[0] if below else 6)
 

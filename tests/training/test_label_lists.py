@@ -11,8 +11,8 @@ pytest.importorskip("torch")
 from recall_shop import GROUPS, START, build
 
 from aigq.config import parse
-from aigq.models.ctr_scorer import ClickModel
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
+from aigq.recall.ctr_scorer import ClickModel
 from aigq.tables import SAMPLES
 from aigq.training import grpo
 from aigq.training.label_lists import label_lists, rankings, training_samples, user_days

@@ -11,7 +11,7 @@ from recall_shop import VALID, build
 
 from aigq.config import parse
 from aigq.history.prompt import shared_profiles
-from aigq.models.direct import prompt_writer
+from aigq.recall.direct import prompt_writer
 from aigq.tables import USERS
 from aigq.training.materials import _start, between, subset
 

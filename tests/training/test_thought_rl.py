@@ -1,6 +1,5 @@
 """IL-GRPO for Think: what a token of a thought is credited with, and a training of a tiny model."""
 
-import json
 import math
 
 import numpy as np
@@ -273,11 +272,6 @@ def train(folder, config, *, resume=False, until=None):
     return model, progress
 
 
-def log_of(folder):
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
-
-
 def test_resume_equals_an_uninterrupted_training_bit_for_bit(tmp_path):
     config = rl_toys.config()
     whole, _ = train(tmp_path / "whole", config)
@@ -287,13 +281,13 @@ def test_resume_equals_an_uninterrupted_training_bit_for_bit(tmp_path):
     assert progress.step == config.steps
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
-    assert log_of(tmp_path / "whole") == log_of(tmp_path / "cut")
+    assert rl_toys.log_of(tmp_path / "whole") == rl_toys.log_of(tmp_path / "cut")
 
 
 def test_training_learns_to_name_the_right_behaviours(tmp_path):
     config = rl_toys.config(steps=25, eval_every=25, learning_rate=5e-3, entropy_bonus=0.0)
     train(tmp_path, config)
-    lines = [line for line in log_of(tmp_path) if "trigger" in line]
+    lines = [line for line in rl_toys.log_of(tmp_path) if "trigger" in line]
     first, last = (np.mean([line["trigger"] for line in part]) for part in (lines[:5], lines[-5:]))
     assert last > first + 0.05
     assert all(math.isfinite(line["loss"]) for line in lines)

@@ -1,8 +1,4 @@
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +8,7 @@ trl = pytest.importorskip("trl")
 
 import rl_toys
 
+import launcher
 from aigq import training_log
 from aigq.errors import StageError, UsageError
 from aigq.models.decoding import padded
@@ -76,21 +73,17 @@ def test_a_training_under_trl_moves_the_weights_and_keeps_checkpoints(tmp_path):
     assert (tmp_path / "checkpoint-2").is_dir()
 
 
-def fit(folder, *, resume=False, model=None, report=lambda entry: None, **changes):
+def fit(folder, *, model=None, resume=False, report=lambda entry: None, **changes):
     """A training under TRL with its records; validation finds every later model better."""
-    words = rl_toys.vocabulary()
-    config = rl_toys.config(**changes)
     found = iter(range(1, 100))
-    return grpo.fit_trl(
-        model or rl_toys.model(words),
-        words,
-        rl_toys.task(words, config),
-        config,
+    return rl_toys.fit(
+        model or rl_toys.model(rl_toys.vocabulary()),
+        rl_toys.config(**changes),
         folder,
-        resume=resume,
-        seed=3,
+        trainer=grpo.fit_trl,
         validate=lambda policy: {"query_hr": 0.01 * next(found)},
         report=report,
+        resume=resume,
     )
 
 
@@ -100,17 +93,7 @@ def steps_of(folder):
 
 def test_trl_leaves_the_records_that_the_loop_leaves(tmp_path):
     progress = fit(tmp_path / "trl", steps=3)
-    words, config = rl_toys.vocabulary(), rl_toys.config(steps=3)
-    il_grpo.fit(
-        rl_toys.model(words),
-        words,
-        rl_toys.task(words, config),
-        config,
-        tmp_path / "loop",
-        seed=3,
-        validate=lambda policy: {"query_hr": 0.5},
-        report=lambda entry: None,
-    )
+    rl_toys.fit(rl_toys.model(rl_toys.vocabulary()), rl_toys.config(steps=3), tmp_path / "loop")
     under_trl, in_loop = steps_of(tmp_path / "trl"), steps_of(tmp_path / "loop")
     assert [entry["step"] for entry in under_trl] == [1, 2, 3]
     assert {*in_loop[0]} <= {*under_trl[0]}
@@ -167,33 +150,10 @@ def test_prompts_that_cannot_be_shared_out_equally_are_refused(tmp_path, monkeyp
 
 
 def by_processes(command, folder, count):
-    """Processes as a launcher starts them; returns the folder."""
+    """The folder that they wrote."""
     folder.mkdir()
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(one.getsockname()[1])}
-    members = [
-        subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("trl_process.py"), command, folder],
-            env={
-                **os.environ,
-                **address,
-                "OMP_NUM_THREADS": "1",
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(count),
-            },
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(count)
-    ]
-    try:
-        said = [member.communicate(timeout=280)[1] for member in members]
-    finally:
-        for member in members:
-            member.kill()
-    assert [member.returncode for member in members] == [0] * count, said[0][-3000:]
+    script = Path(__file__).with_name("trl_process.py")
+    launcher.finish(launcher.start([script, command, folder], count))
     return folder
 
 

@@ -29,7 +29,6 @@ class Made:
     fit_seconds: float
     recommend_seconds: float
     users: int
-    reused: bool
     supply: pa.Table | None = None  # of a blend: who proposed what
 
     @property
@@ -80,7 +79,7 @@ def read_lists(run: Path, system: str, fingerprint: str) -> Made | None:
     except (OSError, ValueError, TypeError, pa.ArrowInvalid):
         return None
     seconds = sidecar.fit_seconds, sidecar.recommend_seconds
-    return Made(system, lists, *seconds, sidecar.users, reused=True, supply=supply)
+    return Made(system, lists, *seconds, sidecar.users, supply=supply)
 
 
 def make_lists(
@@ -107,7 +106,7 @@ def make_lists(
         advance(len(asked))
     users = len(samples["user_id"].unique())
     supply = channel.supply() if isinstance(channel, Supplied) else None
-    return Made(system, pa.concat_tables(tables), fit_seconds, seconds, users, reused=False, supply=supply)
+    return Made(system, pa.concat_tables(tables), fit_seconds, seconds, users, supply=supply)
 
 
 def write_lists(run: Path, made: Made, fingerprint: str) -> None:

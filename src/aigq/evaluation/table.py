@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from aigq.config import Config
 from aigq.errors import ConfigError, EmptyLogError
 from aigq.evaluation import intervals, metrics
+from aigq.evaluation.judge import AT_EVERY_K, METRICS, SLICED, SLICES, Judge
 from aigq.evaluation.lists import (
     Made,
     atomic,
@@ -30,101 +31,17 @@ from aigq.evaluation.lists import (
     write_lists,
 )
 from aigq.evaluation.supply import shares
-from aigq.prepared import CausalCounts, Prepared
+from aigq.prepared import Prepared
 from aigq.progress import note
 from aigq.recall.channel import BenchMissing, RecallChannel
 from aigq.runs import installed
 from aigq.systems import NEW
 from aigq.tables import Split
 
-METRICS = (
-    "query_hr",
-    "query_hr_any",
-    "cate_hr",
-    "sem_sim",
-    "unique_cates",
-    "novel_query_hr",
-    "novel_cate_hr",
-    "repeat_query_hr",
-    "near_dup",
-)
-"""Metrics of a row, at the main K."""
-
-AT_EVERY_K = METRICS[:-1]
-"""Metrics also given at each cut-off, as `METRIC_at`."""
-
 _NOT_READ: Any = {"replay": True, "data": {"path"}, "history": {"memory_limit"}}
 """Of a config, what no number of a table depends on."""
 
 _PACKAGES = ("aigq", "numpy", "pyarrow", "rapidfuzz", "torch", "transformers", "sentence-transformers")
-
-SLICES = ("cold", "warm")
-SLICED = ("query_hr", "cate_hr", "novel_query_hr")
-
-Columns = dict[str, np.ndarray]
-
-
-class Judge:
-    """What is the same for every row: samples, targets, categories, embeddings, resamples."""
-
-    def __init__(
-        self,
-        lists: Mapping[str, pa.Table],
-        prepared: Prepared,
-        config: Config,
-        samples: pa.Table,
-        encode: Any,
-    ) -> None:
-        self.ks = sorted(config.evaluation.ks)
-        self.k = self.ks[-1]
-        self.vocabulary = metrics.Vocabulary()
-        self.targets = metrics.Targets.of(samples, self.vocabulary)
-        sample_ids = samples["sample_id"].to_numpy()
-        self.codes = {
-            name: metrics.padded(table, sample_ids, self.vocabulary) for name, table in lists.items()
-        }
-        self.texts = self.vocabulary.texts
-        self.vectors = encode(self.texts) if encode is not None and self.texts else None
-        self.category = _category_codes(prepared, self.texts)
-        self.user_ids, self.users = np.unique(
-            samples["user_id"].to_numpy(zero_copy_only=False), return_inverse=True
-        )
-        self.cold = samples["n_before"].to_numpy() <= metrics.COLD_BEHAVIOURS
-        self.days = samples["day"].to_numpy()
-        self.counts, self.k_users = CausalCounts(prepared.query_days, None), config.samples.k_users
-
-    def columns(self, system: str) -> Columns:
-        """Every metric of one system per sample: name -> (samples,)."""
-        codes = metrics.widen(self.codes[system], self.k)
-        novel, repeat = self.targets.where(self.targets.novel), self.targets.where(~self.targets.novel)
-        at_k = {
-            "query_hr": metrics.query_hr(codes, self.targets),
-            "query_hr_any": metrics.query_hr_any(codes, self.targets),
-            "cate_hr": metrics.cate_hr(codes, self.targets, self.category),
-            "unique_cates": metrics.unique_cates(codes, self.category),
-            "novel_query_hr": metrics.query_hr(codes, novel),
-            "novel_cate_hr": metrics.cate_hr(codes, novel, self.category),
-            "repeat_query_hr": metrics.query_hr(codes, repeat),
-        }
-        columns = {f"{name}@{k}": values[:, k - 1] for name, values in at_k.items() for k in self.ks}
-        columns |= {f"curve@{k + 1}": at_k["query_hr"][:, k] for k in range(self.k)}
-        columns |= {f"sem_sim@{k}": values for k, values in zip(self.ks, self._sem_sim(codes).T, strict=True)}
-        columns |= {name: columns[f"{name}@{self.k}"] for name in AT_EVERY_K}
-        columns["near_dup"] = metrics.near_duplicates(codes, self.texts)
-        for slice_, mask in zip(SLICES, (self.cold, ~self.cold), strict=True):
-            columns |= {f"{slice_}.{name}": np.where(mask, columns[name], np.nan) for name in SLICED}
-        return columns
-
-    def validity(self, system: str) -> dict[str, float]:
-        """Shares of the system's lists that are valid and that break each rule."""
-        codes = self.codes[system]
-        servable = metrics.servable_entries(codes, self.days, self.counts, self.k_users, self.vocabulary)
-        return metrics.validity(codes, self.k, servable).shares()
-
-    def _sem_sim(self, codes: np.ndarray) -> np.ndarray:
-        if self.vectors is None:
-            return np.full((len(codes), len(self.ks)), np.nan)
-        return metrics.sem_sim(codes, self.targets, self.vectors, self.ks)
 
 
 def evaluate_rows(
@@ -154,27 +71,10 @@ def evaluate_rows(
         )
     judge = Judge(lists, prepared, config, samples, encode)
     compare = _compare_to(config, list(lists))
-    values: dict[str, np.ndarray] = {}
-    names: list[str] = []
-    for system in lists:
-        columns = judge.columns(system)
-        names = list(columns)
-        stacked = np.column_stack(list(columns.values()))
-        values[system] = intervals.user_means(stacked, judge.users, len(judge.user_ids))
-    resamples, seed = config.evaluation.bootstrap, config.seed
+    names, values = _user_means(list(lists), judge)
     rows = []
     for system in lists:
-        against = _counterpart(system, compare, list(lists))
-        difference = values[system] - values[against]
-        both = np.hstack([values[system], difference])
-        ci = intervals.bootstrap95(both, resamples, seed)
-        means = intervals.mean_over_users(both)
-        n = len(names)
-        row = _row(system, judge, names, values[system], means[:n], ci[:n])
-        if system != against:
-            row["compared_to"] = against
-            paired = (~np.isnan(difference)).sum(axis=0)
-            row["difference"] = _difference(names, means[n:], ci[n:], paired)
+        row = _compared(system, _counterpart(system, compare, list(lists)), judge, names, values, config)
         row["validity"] = judge.validity(system)
         row["seconds_per_1k_users"] = seconds_per_1k.get(system)
         if supply and system in supply:
@@ -212,11 +112,38 @@ def build_table(
     samples = subset(prepared.split(split), config.evaluation.max_users, config.seed)
     _compare_to(config, config.evaluation.rows)
     version_of = fingerprint or (lambda _: config_fingerprint(config))
-    data, k, ids = (
-        prepared_fingerprint(run / "prepared"),
-        max(config.evaluation.ks),
-        samples["sample_id"].to_numpy(),
+    made, skipped = _lists_of_rows(config, run, prepared, samples, build, version_of)
+    lists = {system: m.lists for system, m in made.items()}
+    result = evaluate_rows(
+        lists,
+        prepared,
+        config,
+        samples=samples,
+        encode=encode,
+        seconds_per_1k={system: m.seconds_per_1k_users for system, m in made.items()},
+        supply={system: m.supply for system, m in made.items() if m.supply is not None},
     )
+    result["skipped"] = skipped
+    for row in result["rows"]:
+        row["trained"] = trained(row["system"])
+    with atomic(run / "metrics.json") as partial:
+        text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
+        partial.write_text(text + "\n", encoding="utf-8")
+    write_report(result, run, prepared=prepared, config=config, samples=samples, lists=lists)
+    return result
+
+
+def _lists_of_rows(
+    config: Config,
+    run: Path,
+    prepared: Prepared,
+    samples: pa.Table,
+    build: Callable[[str], RecallChannel],
+    version_of: Callable[[str], str],
+) -> tuple[dict[str, Made], dict[str, str]]:
+    """The lists of each row, made unless the run holds them; and of rows that are left out, why."""
+    data, ids = prepared_fingerprint(run / "prepared"), samples["sample_id"].to_numpy()
+    k = max(config.evaluation.ks)
     made: dict[str, Made] = {}
     skipped: dict[str, str] = {}
     for system in config.evaluation.rows:
@@ -232,26 +159,7 @@ def build_table(
                 continue
             write_lists(run, kept, mark)
         made[system] = kept
-    lists = {system: m.lists for system, m in made.items()}
-    seconds = {system: m.seconds_per_1k_users for system, m in made.items()}
-    supply = {system: m.supply for system, m in made.items() if m.supply is not None}
-    result = evaluate_rows(
-        lists,
-        prepared,
-        config,
-        samples=samples,
-        encode=encode,
-        seconds_per_1k=seconds,
-        supply=supply,
-    )
-    result["skipped"] = skipped
-    for row in result["rows"]:
-        row["trained"] = trained(row["system"])
-    with atomic(run / "metrics.json") as partial:
-        text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False)
-        partial.write_text(text + "\n", encoding="utf-8")
-    write_report(result, run, prepared=prepared, config=config, samples=samples, lists=lists)
-    return result
+    return made, skipped
 
 
 def subset(samples: pa.Table, max_users: int | None, seed: int) -> pa.Table:
@@ -280,6 +188,39 @@ def clean(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6) if np.isfinite(value) else None
     return value
+
+
+def _user_means(systems: Sequence[str], judge: Judge) -> tuple[list[str], dict[str, np.ndarray]]:
+    """Names of the M columns, and each system's means by user (users, M)."""
+    names: list[str] = []
+    means = {}
+    for system in systems:
+        columns = judge.columns(system)
+        names = list(columns)
+        stacked = np.column_stack(list(columns.values()))
+        means[system] = intervals.user_means(stacked, judge.users, len(judge.user_ids))
+    return names, means
+
+
+def _compared(
+    system: str,
+    against: str,
+    judge: Judge,
+    names: list[str],
+    values: Mapping[str, np.ndarray],
+    config: Config,
+) -> dict[str, Any]:
+    """The row of a system, with its difference from another; both are resampled together."""
+    difference = values[system] - values[against]
+    both = np.hstack([values[system], difference])
+    ci = intervals.bootstrap95(both, config.evaluation.bootstrap, config.seed)
+    means, n = intervals.mean_over_users(both), len(names)
+    row = _row(system, judge, names, values[system], means[:n], ci[:n])
+    if system != against:
+        row["compared_to"] = against
+        paired = (~np.isnan(difference)).sum(axis=0)
+        row["difference"] = _difference(names, means[n:], ci[n:], paired)
+    return row
 
 
 def _row(
@@ -386,9 +327,3 @@ def _compare_to(config: Config, systems: Sequence[str]) -> str:
     if compare not in systems:
         raise ConfigError(f"evaluation.compare_to: {compare} is not among the rows {', '.join(systems)}")
     return compare
-
-
-def _category_codes(prepared: Prepared, texts: Sequence[str]) -> np.ndarray:
-    by_text = {metrics.normalise(query): category for query, category in prepared.category_of.items()}
-    numbers = {category: i for i, category in enumerate(sorted(set(by_text.values())))}
-    return np.array([numbers.get(by_text.get(text, ""), -1) for text in texts], dtype=np.int64)

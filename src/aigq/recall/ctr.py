@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from aigq.errors import StageError
-from aigq.models.ctr_scorer import ClickModel
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint
+from aigq.recall.ctr_scorer import ClickModel
 
 
 class Ctr:

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from aigq.config import X2qConfig
-from aigq.models.think import Interest
+from aigq.recall.think import Interest
 from aigq.tables import X2Q
 
 LINKS: Final = pa.schema(

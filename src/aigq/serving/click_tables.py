@@ -15,10 +15,10 @@ import numpy as np
 
 from aigq.errors import StageError
 from aigq.history.prompt import profiles_of
-from aigq.models.ctr_inputs import ClickInputs, TextTable, plain_columns
-from aigq.models.ctr_scorer import PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE
 from aigq.prepared import Moment, Prepared
 from aigq.recall.coclick import strongest
+from aigq.recall.ctr_inputs import ClickInputs, TextTable, plain_columns
+from aigq.recall.ctr_scorer import PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE
 from aigq.recall.features import FeatureMaker
 from aigq.serving import keys
 from aigq.serving.click_model import BEHAVIOUR, ISSUE, SIMILAR

@@ -15,9 +15,9 @@ from scipy import sparse
 
 from aigq.config import Config
 from aigq.errors import StageError
-from aigq.models.ctr_scorer import SETTINGS_FILE
 from aigq.prepared import CausalCounts, Moment, Prepared, day_after, latest_moments
 from aigq.recall.coclick import similarities
+from aigq.recall.ctr_scorer import SETTINGS_FILE
 from aigq.recall.histories import batches, entries_of
 from aigq.serving import keys
 from aigq.serving.click_tables import ClickTables

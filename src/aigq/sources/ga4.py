@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from aigq.errors import SourceError
 from aigq.sources.ubi import action_sql
-from aigq.sources.workspace import Workspace
+from aigq.sources.workspace import Workspace, export_files
 from aigq.tables import Provenance
 
 EVENT_NAMES = {
@@ -24,17 +23,12 @@ EVENT_NAMES = {
     "purchase": "purchase",
     "ecommerce_purchase": "purchase",
 }
-_SUFFIXES = (".jsonl", ".ndjson", ".json", ".parquet", ".gz")
 _LEVELS = ("item_category", "item_category2", "item_category3", "item_category4", "item_category5")
 
 
 def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | None = None) -> Provenance:
     """Read one export file or a folder of them."""
-    if path is None:
-        raise SourceError("ga4: expected the path of a file or folder; found none")
-    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
-    if not files:
-        raise SourceError(f"{path}: expected {', '.join(_SUFFIXES)} files in the folder; found none")
+    files = export_files("ga4", path)
     workspace.json_rows("ga4_lines", files)
     workspace.need_keys("ga4_lines", files[0], ("event_name", "event_timestamp", "event_params"))
     workspace.db.execute(f"""

@@ -13,10 +13,8 @@ from typing import Any
 
 from aigq.action_names import ACTION_NAMES
 from aigq.errors import SourceError
-from aigq.sources.workspace import Workspace, sql
+from aigq.sources.workspace import Workspace, export_files, sql
 from aigq.tables import ACTIONS, Provenance
-
-_SUFFIXES = (".ndjson", ".jsonl", ".json", ".parquet", ".gz")
 
 
 def action_sql(name: str, spellings: Mapping[str, str] = ACTION_NAMES) -> str:
@@ -27,11 +25,7 @@ def action_sql(name: str, spellings: Mapping[str, str] = ACTION_NAMES) -> str:
 
 def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | None = None) -> Provenance:
     """Read UBI queries and events, in one file or several."""
-    if path is None:
-        raise SourceError("ubi: expected the path of a file or folder; found none")
-    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES) if path.is_dir() else [path]
-    if not files:
-        raise SourceError(f"{path}: expected {', '.join(_SUFFIXES)} files in the folder; found none")
+    files = export_files("ubi", path)
     workspace.json_rows("ubi_lines", files)
     workspace.db.execute("""
         CREATE OR REPLACE TABLE ubi AS

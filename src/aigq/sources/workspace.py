@@ -17,12 +17,27 @@ from aigq.errors import SourceError, is_disk_full
 
 MEMORY_LIMIT = "2GB"
 _CHUNK = 1 << 22
+_EXPORTS = (".jsonl", ".ndjson", ".json", ".parquet", ".gz")
 _MAGIC = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file"}
 
 
 def sql(value: str | Path) -> str:
     """A text as an SQL literal."""
     return "'" + str(value).replace("'", "''") + "'"
+
+
+def export_files(source: str, path: Path | None) -> list[Path]:
+    """The file of an export, or in a folder those that may be part of one.
+
+    Raises:
+        SourceError: there is no path, or no such file in the folder.
+    """
+    if path is None:
+        raise SourceError(f"{source}: expected the path of a file or folder; found none")
+    files = sorted(file for file in path.iterdir() if file.suffix in _EXPORTS) if path.is_dir() else [path]
+    if not files:
+        raise SourceError(f"{path}: expected {', '.join(_EXPORTS)} files in the folder; found none")
+    return files
 
 
 class Workspace:

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from aigq.config import Config
 from aigq.errors import EmptyLogError
 from aigq.history.prompt import profiles_of, shared_values
-from aigq.models.ctr_inputs import ClickInputs, Recent, TextTable
 from aigq.models.text_encoder import TextEncoder
 from aigq.prepared import Moment, Prepared
 from aigq.progress import note, task
+from aigq.recall.ctr_inputs import ClickInputs, Recent, TextTable
 from aigq.recall.features import FeatureMaker
 from aigq.recall.histories import batches, latest
 from aigq.tables import Split

@@ -1,6 +1,6 @@
 """The stage `aigq train ctr`: a calibrated click model, judged on later days beside gradient-boosted trees.
 
-RUN/models/ctr/           model.onnx, texts.npz, model.json: what models/ctr_scorer.py reads; served.onnx,
+RUN/models/ctr/           model.onnx, texts.npz, model.json: what recall/ctr_scorer.py reads; served.onnx,
                           projection.npz: what `aigq publish` takes; weights.pt:
                           to train on from; training.json: the summary
 RUN/models/ctr/training/  checkpoint, best weights and log
@@ -22,10 +22,10 @@ from aigq.config import Config
 from aigq.errors import ConfigError, StageError
 from aigq.models.ctr import POSITIONS, ClickNet, Inputs, export, quantile_edges
 from aigq.models.ctr_arrays import Calibration, pad
-from aigq.models.ctr_inputs import Recent, TextTable, plain_columns
-from aigq.models.ctr_scorer import MODEL_FILE, PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE, folder_of
 from aigq.prepared import Prepared
 from aigq.progress import note, task
+from aigq.recall.ctr_inputs import Recent, TextTable, plain_columns
+from aigq.recall.ctr_scorer import MODEL_FILE, PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE, folder_of
 from aigq.training import checkpoints
 from aigq.training.checkpoints import Progress
 from aigq.training.click_quality import judge, log_loss

@@ -18,20 +18,20 @@ from aigq.config import Config
 from aigq.config_training import GrpoConfig
 from aigq.errors import EmptyLogError, UsageError
 from aigq.models import generator
-from aigq.models.ctr_scorer import ClickModel
 from aigq.models.decoding import QueryTree
-from aigq.models.direct import prompt_writer
 from aigq.models.think_decoding import Marks
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note, task
+from aigq.recall.ctr_scorer import ClickModel
+from aigq.recall.direct import prompt_writer
 from aigq.recall.only_new import issued
 from aigq.samples.labels import Label
 from aigq.systems import GRPO, thinks
 from aigq.training import checkpoints, il_grpo, loop, memory, rewards, sharding
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.ctr import require_auc
-from aigq.training.judge import Judge
+from aigq.training.judge import Clicks, Judge
 from aigq.training.label_lists import label_lists, rankings, training_samples
 from aigq.training.materials import subset
 from aigq.training.thought_spans import ThoughtForm, references
@@ -129,8 +129,7 @@ def make_task(
     With `think` the references are those labels as interest points, as SFT of Think writes them.
     """
     k, slots = config.samples.k_users, config.samples.list_length
-    samples = training_samples(config, prepared, think=think)
-    train = subset(samples, grpo.steps * grpo.prompts, config.seed)
+    train = subset(training_samples(config, prepared, think=think), grpo.steps * grpo.prompts, config.seed)
     queries = prepared.shared_queries(k)["query"].to_pylist()
     if not train.num_rows or not queries:
         raise EmptyLogError("no training sample, or no query of k users: nothing to reward")
@@ -140,24 +139,17 @@ def make_task(
     pieces = prompt_writer(config, run, prepared).pieces(moments)
     encoded = [vocabulary.encode_and_count(p, config.prompt.budget_tokens) for p in pieces]
     behaviours = [n for _, n in encoded]
-    written, triggers = [[label.query for label in one] for one in labels], list[_Triggers]()
+    written, triggers, form = [[label.query for label in one] for one in labels], list[_Triggers](), None
     if think:
         thinker = Thinker.of(config, run, prepared, allowed)
         written, triggers = _by_interest(thinker, moments, behaviours, labels)
+        form = ThoughtForm(Marks.of(vocabulary), behaviours, config.think)
+    clicks = _clicks(grpo, run, prepared, moments)
+    gamma = _gain(clicks, grpo, [order[:slots] for order in orders])
+    points = config.think.max_points if think else 0
+    judge = Judge(grpo, clicks, written, gamma, _usual_lengths(queries), slots, triggers, points)
     counts = CausalCounts(prepared.query_days, None)
     trees = {day: QueryTree(counts.servable(day, k), vocabulary) for day in {m.day for m in moments}}
-    clicks = ClickModel.load(run, prepared)
-    judge = Judge(
-        grpo,
-        lambda rows, lists: _clicks(clicks, grpo, [moments[row] for row in rows], lists),
-        written,
-        _gain(clicks, grpo, moments, orders, slots),
-        _usual_lengths(queries),
-        slots,
-        triggers,
-        config.think.max_points if think else 0,
-    )
-    form = ThoughtForm(Marks.of(vocabulary), behaviours, config.think) if think else None
     ids = [prompt for prompt, _ in encoded]
     barred = [issued(m) for m in moments] if config.samples.targets == "new" else []
     return il_grpo.Task(ids, [trees[m.day] for m in moments], judge, prepared.category_of, form, barred)
@@ -175,19 +167,17 @@ def _by_interest(
     return [written for written, _ in both], [triggers for _, triggers in both]
 
 
-def _clicks(
-    model: ClickModel, grpo: GrpoConfig, moments: Sequence[Moment], lists: Sequence[Sequence[str]]
-) -> list[np.ndarray]:
+def _clicks(grpo: GrpoConfig, run: Path, prepared: Prepared, moments: Sequence[Moment]) -> Clicks:
+    """Click probabilities of lists at some of the moments, or their lower bounds."""
+    model = ClickModel.load(run, prepared)
     score = model.lower_bounds if grpo.ctr_bound == "lower" else model.probabilities
-    return score(moments, lists)
+    return lambda rows, lists: score([moments[row] for row in rows], lists)
 
 
-def _gain(
-    model: ClickModel, grpo: GrpoConfig, moments: Sequence[Moment], orders: Sequence[list[str]], slots: int
-) -> float:
+def _gain(clicks: Clicks, grpo: GrpoConfig, orders: Sequence[list[str]]) -> float:
     """gamma, from the probabilities of the ranker's lists at the first training moments."""
-    some = _clicks(model, grpo, moments[:_SCALED_ON], [order[:slots] for order in orders[:_SCALED_ON]])
-    return rewards.ctr_gain(np.concatenate(some), grpo.ctr_cap)
+    some = orders[:_SCALED_ON]
+    return rewards.ctr_gain(np.concatenate(clicks(range(len(some)), some)), grpo.ctr_cap)
 
 
 def _usual_lengths(queries: Sequence[str]) -> tuple[int, int]:

@@ -21,11 +21,11 @@ from aigq.errors import EmptyLogError, StageError
 from aigq.history.prompt import PromptWriter, clean, shared_profiles, special_tokens
 from aigq.models import generator
 from aigq.models.decoding import TOKENS_PER_QUERY
-from aigq.models.direct import prompt_writer
 from aigq.models.think_grammar import THINK_TOKENS
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note
+from aigq.recall.direct import prompt_writer
 from aigq.recall.only_new import issued
 from aigq.samples.labels import Label, ranked_labels
 from aigq.training.encoding import EncodedLists, encode_lists, encode_thoughts, rename, weight_of

@@ -30,8 +30,8 @@ class Size:
     """What the estimate needs of a model.
 
     parameters, trainable: how many. piece: parameters of the largest part that one process gathers at once
-    when weights are shared out. kept: numbers that one layer keeps for the backward pass, per token.
-    cached: numbers in the KV cache, per token, of all layers.
+    when weights are shared out. cached: numbers in the KV cache, per token, of all layers. Per token and
+    layer: kept and floats, see `kept_per_token`, and wide, the width of the feed-forward part.
     """
 
     parameters: int
@@ -41,6 +41,8 @@ class Size:
     hidden: int
     vocabulary: int
     kept: int
+    floats: int
+    wide: int
     cached: int
 
 
@@ -61,12 +63,17 @@ class Load:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes on each process. Generating and training take turns, so `total` has the larger of the two."""
+    """Bytes on each process.
+
+    activations are kept until the backward pass, which begins with the logits and then takes one `layer`
+    after another. Generating and training take turns. So `total` has the larger of each two.
+    """
 
     weights: float
     gradients: float
     optimiser: float
     activations: float
+    layer: float
     logits: float
     cache: float
 
@@ -74,7 +81,7 @@ class Memory:
     def total(self) -> float:
         """The peak."""
         states = self.weights + self.gradients + self.optimiser
-        return states + max(self.activations + self.logits, self.cache)
+        return states + max(self.activations + max(self.layer, self.logits), self.cache)
 
     def __str__(self) -> str:
         parts = ", ".join(f"{field.name} {_gb(getattr(self, field.name))}" for field in fields(self))
@@ -95,6 +102,7 @@ def size_of(
     blocks = [sum(p.numel() for p in layer.parameters()) for layer in model.model.layers]
     outside = sum(p.numel() for p in model.parameters()) - sum(blocks)
     model = adapt(model)
+    kept, floats = kept_per_token(config)
     return Size(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
@@ -102,29 +110,29 @@ def size_of(
         layers=len(blocks),
         hidden=config.hidden_size,
         vocabulary=config.vocab_size,
-        kept=kept_per_token(config),
+        kept=kept,
+        floats=floats,
+        wide=_wide(config),
         cached=2 * len(blocks) * config.num_key_value_heads * _head(config),
     )
 
 
-def kept_per_token(config: PretrainedConfig) -> int:
-    """Numbers that one layer keeps for the backward pass, per token.
+def kept_per_token(config: PretrainedConfig) -> tuple[int, int]:
+    """Numbers that one layer keeps for the backward pass, per token: in the computation's type, and float32.
 
-    Each RMSNorm keeps what comes in, the normed and what goes out: 6h in all. Attention keeps q, k and v, as
-    repeated for all heads, and its output twice (as it is, and with heads joined): 5a. Norms of q and k keep
-    theirs twice: 2(a + k). SwiGLU keeps gate, up, the activation and the product: 4f. A mixture of experts
-    does so in each of the experts that a token visits, with what goes in and out there besides, and keeps the
-    router's probabilities twice.
+    A norm keeps what comes in, always as float32, and what it scales. Those of q and k, a + k wide, scale
+    numbers in the computation's type; the layer's two, h wide, in that of the residual stream, which
+    `estimate` adds. These two hand on h each to a projection. Attention keeps q, k and v, as repeated for
+    all heads, and its output twice (as it is, and with heads joined): 5a. SwiGLU keeps gate, up, the
+    activation and the product: 4f. A mixture of experts does so in each of the experts that a token visits,
+    with what goes in and out there besides, and keeps the router's probabilities twice.
     """
     h = config.hidden_size
     a, k = config.num_attention_heads * _head(config), config.num_key_value_heads * _head(config)
-    attention = 5 * a + (2 * (a + k) if config.model_type.startswith("qwen3") else 0)
+    normed = a + k if config.model_type.startswith("qwen3") else 0
     visited = getattr(config, "num_experts_per_tok", None)
-    if visited:
-        feed_forward = visited * (4 * config.moe_intermediate_size + 2 * h) + 2 * config.num_experts
-    else:
-        feed_forward = 4 * config.intermediate_size
-    return int(6 * h + attention + feed_forward)
+    routed = 2 * visited * h + 2 * config.num_experts if visited else 0
+    return int(2 * h + 5 * a + normed + 4 * _wide(config) + routed), int(2 * h + normed)
 
 
 def estimate(
@@ -140,6 +148,10 @@ def estimate(
         processes: that share weights, gradients and moments out among them (FSDP); one layer or the
             embeddings are whole at a time, and the next is fetched meanwhile.
         checkpointing: layers keep their input alone, and are computed again in the backward pass.
+
+    Where autocast computes in bfloat16 over float32 weights, what the embeddings give stays float32, and so
+    do the residual stream and the inputs that checkpointing keeps. FSDP casts the embeddings; under adapters
+    they are as they were read.
     """
     trained = size.trainable * FLOAT32 / processes
     whole = (size.parameters - size.trainable) * frozen / processes + trained
@@ -147,13 +159,17 @@ def estimate(
         whole += 2 * size.piece * compute
     elif compute < FLOAT32:
         whole += size.trainable * compute  # the copies of the weights that autocast makes
+    autocast = processes == 1 and size.trainable == size.parameters
+    stream = size.hidden * (FLOAT32 if autocast else compute)
+    kept = size.kept * compute + size.floats * FLOAT32 + 2 * stream  # bytes per token and layer
+    flowing = 2 * stream + 2 * size.wide * compute  # gradients inside a layer
     tokens = load.lists * load.tokens
-    kept = size.layers * size.hidden + size.kept if checkpointing else size.layers * size.kept
     return Memory(
         weights=whole,
         gradients=trained,
         optimiser=2 * trained,
-        activations=tokens * kept * compute,
+        activations=tokens * size.layers * (stream if checkpointing else kept),
+        layer=tokens * (kept + flowing if checkpointing else flowing),
         logits=load.lists * load.predicted * size.vocabulary * _LOGIT_COPIES * FLOAT32,
         cache=load.written * load.reach * size.cached * compute,
     )
@@ -185,6 +201,12 @@ def announce(memory: Memory) -> None:
 
 def _head(config: PretrainedConfig) -> int:
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+
+def _wide(config: PretrainedConfig) -> int:
+    """Numbers per token between the projections of the feed-forward part, in all experts visited."""
+    visited = getattr(config, "num_experts_per_tok", None)
+    return int(visited * config.moe_intermediate_size if visited else config.intermediate_size)
 
 
 def _gb(count: float) -> str:

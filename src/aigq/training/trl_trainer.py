@@ -17,6 +17,7 @@ import trl
 from accelerate.utils import gather_object
 from datasets import Dataset
 from packaging.specifiers import SpecifierSet
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Sampler
 from transformers import PreTrainedModel, TrainerCallback
 from trl.trainer.grpo_config import GRPOConfig
@@ -32,6 +33,7 @@ from aigq.training import checkpoints, sharding
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.il_grpo import COLLAPSED, Rollouts, Task, health, read_list, token_advantages
 from aigq.training.judge import Scores
+from aigq.training.spans import NOTHING
 
 SUPPORTED_TRL: Final = SpecifierSet(">=1.16,<1.17")
 
@@ -66,6 +68,7 @@ class IlGrpoTrainer(GRPOTrainer):
             raise StageError("TRL trains Direct alone; set grpo.trainer to loop for Think")
         self.vocabulary, self.task, self.il = vocabulary, task, config
         self.scores: Scores | None = None
+        self.slot = torch.empty(0)  # (B, T) of this process, see spans.py
         self.health: dict[str, Any] = {}  # of the step's rollouts in all processes, and their tokens
         self.written = 0
         super().__init__(
@@ -92,12 +95,14 @@ class IlGrpoTrainer(GRPOTrainer):
         """Per list as TRL wants it; beside that, rewards per query are kept for the advantages."""
         rows = [int(prompt) for prompt in prompts]
         slots = self.task.judge.slots
-        queries = [read_list(ids, self.vocabulary, slots).queries for ids in completion_ids_list]
+        spans = [read_list(ids, self.vocabulary, slots) for ids in completion_ids_list]
+        queries = [one.queries for one in spans]
         local = self.task.judge.score(rows, [[one] for one in queries])  # (B, 1, K, 3), (B, 1)
         device, group = self.accelerator.device, self.il.group
         query = self.accelerator.gather(local.query[:, 0].to(device))  # (B of all processes, K, 3)
         lists = self.accelerator.gather(local.lists[:, 0].to(device))
         self.scores = Scores(query.view(-1, group, *query.shape[1:]), lists.view(-1, group))
+        self.slot = pad_sequence([torch.tensor(one.slot) for one in spans], True, NOTHING)
         written = gather_object(queries)  # of all processes, in the same order
         groups = [written[start : start + group] for start in range(0, len(written), group)]
         nothing = torch.empty(0)
@@ -112,11 +117,7 @@ class IlGrpoTrainer(GRPOTrainer):
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)
         assert self.scores is not None  # _calculate_rewards ran inside
         local, width = output["completion_ids"].shape
-        slots = self.task.judge.slots
-        slot = torch.tensor(
-            [read_list(ids, self.vocabulary, slots).slot for ids in output["completion_ids"].tolist()],
-            device=self.accelerator.device,
-        ).view(-1, self.il.group, width)
+        slot = self.slot.to(self.accelerator.device).view(-1, self.il.group, width)
         first = self.accelerator.process_index * local // self.il.group
         mine = slice(first, first + slot.shape[0])  # groups of this process: rows are in group order
         scores = Scores(self.scores.query[mine], self.scores.lists[mine])

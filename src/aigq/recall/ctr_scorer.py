@@ -14,8 +14,8 @@ import numpy as np
 from aigq.errors import StageError
 from aigq.history.prompt import profiles_of
 from aigq.models.ctr_arrays import Calibration, pad
-from aigq.models.ctr_inputs import ClickInputs, TextTable, plain_columns
 from aigq.prepared import Moment, Prepared
+from aigq.recall.ctr_inputs import ClickInputs, TextTable, plain_columns
 from aigq.recall.features import FeatureMaker, Known
 
 MODEL_FILE: Final = "model.onnx"

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from aigq.history.prompt import PromptParts
-from aigq.models.direct import DirectGenerator, because, explain
 from aigq.models.think_decoding import Marks, generate_thoughts
 from aigq.models.think_grammar import Thought
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint
+from aigq.recall.direct import DirectGenerator, because, explain
 from aigq.samples.interests import InterestPoint, by_rank
 
 
