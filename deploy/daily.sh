@@ -13,6 +13,7 @@ set -eu
 [ -z "$AIGQ_EXPORT" ] || : "${AIGQ_SOURCE:?name a log format of docs/log-formats.md}"
 : "${AIGQ_SYSTEM:=direct_il_sft}"          # what writes the lists: a generator, or any row of the table
 : "${AIGQ_THINK=think_il_sft}"             # what connects triggers and queries (x2q); empty: nothing does
+: "${AIGQ_CONTINUE=}"                      # 1: train on from the models of the run before; empty: begin anew
 : "${AIGQ_KEEP_RUNS:=7}"
 
 today=$(date -u +%F)
@@ -40,6 +41,19 @@ if [ -n "$AIGQ_LOG" ] && [ -n "$AIGQ_EXPORT" ]; then # the export has the search
   aigq import log --hints-only --config "$AIGQ_CONFIG" --out "$AIGQ_HOME/tables"
 elif [ -n "$AIGQ_LOG" ]; then
   aigq import log --config "$AIGQ_CONFIG" --out "$AIGQ_HOME/tables"
+fi
+if [ -n "$AIGQ_CONTINUE" ]; then # the run remembers where it began, so that it can be started again
+  last=$(readlink -f "$AIGQ_HOME/current" || true)
+  mkdir -p "$run"
+  if [ -d "$last" ] && [ "$last" != "$(readlink -f "$run")" ] && [ ! -L "$run/before" ]; then
+    ln -s "$last" "$run/before"
+  fi
+  if [ -d "$run/before/models/$AIGQ_SYSTEM" ]; then
+    export AIGQ__GENERATOR__START="$run/before/models/$AIGQ_SYSTEM"
+  fi
+  if [ -d "$run/before/models/ctr" ]; then
+    export AIGQ__CTR__START="$run/before/models/ctr"
+  fi
 fi
 aigq prepare --config "$AIGQ_CONFIG" --run "$run"
 aigq train ctr --config "$AIGQ_CONFIG" --run "$run" --resume
