@@ -41,7 +41,7 @@ def import_(
 
     with redirect_stdout(sys.stderr):
         if source == "log":
-            from aigq.sources.log import import_log
+            from aigq.serving.log_import import import_log
 
             secret = configs.load(config).serving.hash_users_with if config is not None else None
             summary = import_log(_log_url(path), out, hash_users_with=secret, hints_only=hints_only)

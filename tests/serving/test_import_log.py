@@ -17,6 +17,7 @@ from aigq.prepared import Prepared
 from aigq.samples.prepare import prepare
 from aigq.serving import keys
 from aigq.serving.app import create_app
+from aigq.serving.log_import import import_log
 from aigq.serving.publish import publish
 from aigq.serving.run_tables import RunTables
 from aigq.serving.service import Service
@@ -24,7 +25,6 @@ from aigq.serving.state import Event, encode
 from aigq.serving.stores.memory import MemoryStore
 from aigq.serving.streams import Message, open_log
 from aigq.sources import import_source
-from aigq.sources.log import import_log
 
 DAY = 86400.0
 TODAY = datetime.now(UTC).date()
@@ -49,6 +49,10 @@ def wrote(url, *messages):
 def events(out, *actions):
     rows = pq.read_table(out / "events.parquet").to_pylist()
     return [row for row in rows if not actions or row["action"] in actions]
+
+
+def titles(out):
+    return {row["item_id"]: row["title"] for row in pq.read_table(out / "items.parquet").to_pylist()}
 
 
 def served(shop_run, url, **serving):
@@ -200,6 +204,7 @@ def test_hints_join_an_export_whose_catalogue_stays(tmp_path):
         Event("2", "u", at, "click", "hat", "8", text="wool hat"),
         Event("3", "u", at, "hint_impression", request="r", hints=[("sled", "x2q")]),
         Event("4", "u", at + 1, "hint_click", "sled", request="r", position=1),
+        Event("5", "u", at, "click", "hat", "9"),
     ]
     wrote(url, *(Message(event.user, encode(event)) for event in told))
     assert import_log(url, out, hints_only=True).actions == {
@@ -208,9 +213,11 @@ def test_hints_join_an_export_whose_catalogue_stays(tmp_path):
         "hint_impression": 1,
     }
     summary = import_log(url, out)
-    assert (summary.events, summary.provenance) == (5, "constructed")
-    told_of = {row["item_id"]: row["title"] for row in pq.read_table(out / "items.parquet").to_pylist()}
-    assert told_of == {"7": "A sled of wood", "8": "wool hat"}
+    assert (summary.events, summary.provenance) == (6, "constructed")
+    assert titles(out) == {"7": "A sled of wood", "8": "wool hat", "9": None}
+    wrote(url, Message("u", encode(Event("6", "u", at + 2, "click", "hat", "9", text="red hat"))))
+    import_log(url, out)
+    assert titles(out) == {"7": "A sled of wood", "8": "wool hat", "9": "red hat"}
     about = (out / "import.json").read_bytes()
     import_source(
         "files", tmp_path / "log.jsonl", out, columns=columns

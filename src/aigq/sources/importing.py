@@ -20,7 +20,7 @@ Load = Callable[[Workspace, Path | None, Mapping[str, Any] | None], Provenance]
 """Makes the relation `raw` (columns of checks.RAW_COLUMNS), and `raw_items` and `raw_users` where known."""
 
 SOURCES: Final = ("journey", "bestbuy", "online_retail", "kuaisearch", "ubi", "ga4", "files")
-"""Logs in files. The service's own event log is brought in by `sources.log.import_log`."""
+"""Logs in files. The service's own event log is brought in by `serving.log_import`."""
 
 
 def import_source(
@@ -48,7 +48,7 @@ def import_source(
         EmptyLogError: no event is left; nothing was written.
     """
     if source not in SOURCES:
-        raise SourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}, log")
+        raise SourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}, and to aigq import log")
     load: Load = import_module(f"aigq.sources.{source}").load
     where = Path(path) if path is not None else None
 

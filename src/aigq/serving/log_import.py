@@ -1,4 +1,4 @@
-"""The service's own event log: what `POST /v1/events` and the impressions of `aigq serve` wrote into it.
+"""`aigq import log`: what `POST /v1/events` took and the impressions of `aigq serve` as rows of the tables.
 
 Each event becomes a line of UBI 1.3.0, and an answer's impression one line per hint; `ubi` reads the lines,
 so what their fields mean is said in one place. The whole log is read each time, dead letters too; what was
@@ -7,7 +7,7 @@ imported before collapses.
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ import msgspec
 
 from aigq.serving.keys import user_names
 from aigq.serving.state import Event
-from aigq.serving.streams import open_log
+from aigq.serving.streams import Message, open_log
 from aigq.sources import ubi
 from aigq.sources.importing import import_rows
 from aigq.sources.summary import ImportSummary
@@ -90,7 +90,7 @@ async def _write_lines(url: str, path: Path, known: dict[str, str], hints_only: 
 
 
 async def _lines(
-    messages: AsyncIterator[Any], known: dict[str, str], hints_only: bool
+    messages: AsyncIterator[Message], known: dict[str, str], hints_only: bool
 ) -> AsyncIterator[dict[str, Any]]:
     async for message in messages:
         if not message.body:
@@ -98,7 +98,7 @@ async def _lines(
         try:
             event = _decode(message.body)
             told = list(_told(event, known.get(event.user, event.user)))
-        except (msgspec.DecodeError, UnicodeDecodeError, ValueError, OverflowError, OSError):
+        except (msgspec.DecodeError, ValueError, OverflowError, OSError):
             yield {"action_name": _DAMAGED, "body": repr(message.body[:900])}
             continue
         if not hints_only or event.action in _HINTS:
@@ -111,7 +111,8 @@ def _told(event: Event, user: str) -> Iterator[dict[str, Any]]:
     at = datetime.fromtimestamp(event.at, UTC).isoformat(timespec="microseconds")
     shown = enumerate((query for query, _ in event.hints or ()), start=1)
     # an answer to nobody in particular is one row, however many hints it had
-    each = shown if event.hints and user else [(event.position, event.query)]
+    own = [(event.position, event.query)]
+    each: Iterable[tuple[int | None, str | None]] = shown if event.hints and user else own
     for position, query in each:
         yield {
             "action_name": event.action,
@@ -141,8 +142,9 @@ def _adjust(workspace: Workspace, out: Path) -> None:
     """)
     workspace.db.execute("ALTER VIEW raw_items RENAME TO told_items")
     items = out / "items.parquet"
-    known = f"WHERE item_id NOT IN (SELECT item_id FROM read_parquet({sql(items)}))" if items.exists() else ""
-    workspace.db.execute(f"CREATE VIEW raw_items AS SELECT * FROM told_items {known}")
+    named = f"SELECT item_id FROM read_parquet({sql(items)}) WHERE title IS NOT NULL OR category IS NOT NULL"
+    unnamed = f"WHERE item_id NOT IN ({named})" if items.exists() else ""
+    workspace.db.execute(f"CREATE VIEW raw_items AS SELECT * FROM told_items {unnamed}")
 
 
 def _provenance(out: Path) -> Provenance:
