@@ -237,11 +237,11 @@ def _earlier(folder: Path, special: Sequence[str]) -> tuple[PreTrainedModel, Voc
         raise ConfigError(
             f"generator.start: {folder} holds no model to train on from; give RUN/models/SYSTEM ({why})"
         ) from None
-    tokenizer, weights = vocabulary.tokenizer, model.get_input_embeddings().weight  # type: ignore[union-attr]
-    if None in (tokenizer.eos_token_id, tokenizer.pad_token_id) or len(tokenizer) > len(weights):
+    tokenizer, rows = vocabulary.tokenizer, int(model.config.vocab_size)
+    if None in (tokenizer.eos_token_id, tokenizer.pad_token_id) or len(tokenizer) > rows:
         raise ConfigError(
             f"generator.start: the vocabulary in {folder} ({len(tokenizer):,} tokens) does not fit its model "
-            f"({len(weights):,}), or is no generator's; give RUN/models/SYSTEM; a foreign model is a "
+            f"({rows:,}), or is no generator's; give RUN/models/SYSTEM; a foreign model is a "
             "generator.base"
         )
     return model, generator.add_tokens(model, vocabulary, special)
