@@ -238,7 +238,7 @@ def _earlier(folder: Path, special: Sequence[str]) -> tuple[PreTrainedModel, Voc
             f"generator.start: {folder} holds no model to train on from; give RUN/models/SYSTEM ({why})"
         ) from None
     tokenizer, rows = vocabulary.tokenizer, int(model.config.vocab_size)
-    if None in (tokenizer.eos_token_id, tokenizer.pad_token_id) or len(tokenizer) > rows:
+    if None in (tokenizer.eos_token_id, tokenizer.pad_token_id) or len(tokenizer) != rows:
         raise ConfigError(
             f"generator.start: the vocabulary in {folder} ({len(tokenizer):,} tokens) does not fit its model "
             f"({rows:,}), or is no generator's; give RUN/models/SYSTEM; a foreign model is a "
