@@ -9,8 +9,9 @@ the shopper's newest list has reached the event; then GETs of the hints, until t
 the time would measure the asking: 20 shoppers who wait for a second and ask ten times a second are 200
 requests per second.) Seconds are from before the POST to after that answer.
 
-x2q is asked apart: one GET with the event inline (parameter `events`), which nobody has posted, must answer
-with the x2q hints of that very event. A run without RUN/tables/x2q.parquet has none to give, and says so.
+x2q is asked apart, of shoppers whom nobody knows: one GET with the event inline (parameter `events`), which
+nobody has posted, must answer with the x2q hints of that very event (`x2q_in_the_same_request`), and so must
+the first GET after a POST of it (`x2q_after_a_post`). A run without RUN/tables/x2q.parquet has none: null.
 
 Bar: p95 at most 3 seconds at 20 active shoppers per second, on CPU.
 """
@@ -41,7 +42,7 @@ from aigq.serving.stores import Store, open_store
 RESULTS = Path(__file__).parent / "results" / "freshness.json"
 LOOK_S = 0.05
 PATIENCE_S = 30.0
-INLINE = 200  # requests with inline events
+TRIGGERS = 200  # searches to which x2q should react, each once inline and once posted
 WARM_UP = 40  # shoppers before the measured ones: the first batches load and trace
 
 
@@ -145,18 +146,27 @@ async def act_all(client: httpx.AsyncClient, store: Store, acts: Sequence[Act], 
     return list(await asyncio.gather(*tasks))
 
 
-async def inline_share(client: httpx.AsyncClient, store: Store, catalog: Catalog) -> float | None:
-    """The share of inline events that x2q answers in the same request, among triggers that have a list."""
+async def x2q_shares(client: httpx.AsyncClient, store: Store, catalog: Catalog) -> dict[str, float | None]:
+    """The shares of searches that x2q answers at once, among triggers that have a list."""
     prefix = f"aigq:x2q:{catalog.version}:query:"
-    triggers = [entry.key.removeprefix(prefix) async for entry in store.scan(prefix)][:INLINE]
-    reacted = 0
+    triggers = [entry.key.removeprefix(prefix) async for entry in store.scan(prefix)][:TRIGGERS]
+    inline = posted = 0
     for number, query in enumerate(triggers):
-        events = json.dumps([{"action_name": "search", "user_query": query}])
-        params = {"user": f"stranger {number}", "n": "20", "events": events}
-        hints = (await client.get("/v1/hints", params=params)).raise_for_status().json()["hints"]
-        wanted = f"because you searched for “{query}”"
-        reacted += any(h["channel"] == "x2q" and h["reason"] == wanted for h in hints)
-    return round(reacted / len(triggers), 4) if triggers else None
+        events = json.dumps([search(Act(f"stranger {number}", query))])
+        inline += await reacts(client, f"stranger {number}", query, events=events)
+        guest = Act(f"guest {number}", query)
+        (await client.post("/v1/events", json=search(guest))).raise_for_status()
+        posted += await reacts(client, guest.user, query)
+    found = {"x2q_in_the_same_request": inline, "x2q_after_a_post": posted}
+    return {name: round(n / len(triggers), 4) if triggers else None for name, n in found.items()}
+
+
+async def reacts(client: httpx.AsyncClient, user: str, query: str, **params: str) -> bool:
+    """Whether a shopper who searched for this gets x2q hints because of it."""
+    answer = await client.get("/v1/hints", params={"user": user, "n": "20", **params})
+    wanted = f"because you searched for “{query}”"
+    hints = answer.raise_for_status().json()["hints"]
+    return any(hint["channel"] == "x2q" and hint["reason"] == wanted for hint in hints)
 
 
 def counter(text: str, name: str) -> float:
@@ -188,7 +198,7 @@ async def measure(port: int, metrics: int, store_url: str, rate: float, seconds:
             took, after = time.monotonic() - begun, (await worker.get("/metrics")).text
             pointer = await current(store)
             assert pointer is not None
-            x2q = await inline_share(client, store, await load(store, pointer.version))
+            x2q = await x2q_shares(client, store, await load(store, pointer.version))
             shed_hints = counter((await client.get("/metrics")).text, "aigq_shed_total")
     finally:
         await store.close()
@@ -208,7 +218,7 @@ async def measure(port: int, metrics: int, store_url: str, rate: float, seconds:
         "seconds_per_batch": round(more("aigq_generation_seconds_sum") / batches, 3) if batches else None,
         "signals_shed": more("aigq_shed_total"),
         "requests_shed": shed_hints,
-        "x2q_in_the_same_request": x2q,
+        **x2q,
     }
 
 

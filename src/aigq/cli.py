@@ -28,7 +28,6 @@ from aigq.cli_common import (
     Set,
     print_hints,
     print_table,
-    read_columns,
     show,
 )
 from aigq.doctor import TELEMETRY_OFF
@@ -89,31 +88,15 @@ generate.command(
 )
 
 app.command(
+    "aigq.cli_import:import_",
+    name="import",
+    help="Read a shop's log into the tables events, items, users and rejected.",
+)
+app.command(
     "aigq.cli_erase:erase_user",
     name="erase-user",
     help="Remove a user from tables, run, store and log, and scan for the id.",
 )
-
-
-@app.command(name="import")
-def import_(
-    source: Annotated[
-        str, Parameter(help="Log format: journey, bestbuy, online_retail, kuaisearch, ubi, ga4, files.")
-    ],
-    path: Annotated[Path | None, Parameter(help="File or folder; not needed for journey, a package.")] = None,
-    *,
-    out: Annotated[Path, Parameter(help="Folder for the tables.")],
-    columns: Annotated[Path | None, Parameter(help="Column map (YAML) of the source `files`.")] = None,
-    json: Json = False,
-) -> int:
-    """Read a shop's log into the tables events, items, users and rejected."""
-    from aigq.sources import import_source, render
-
-    column_map = read_columns(columns) if columns is not None else None
-    with redirect_stdout(sys.stderr):
-        summary = import_source(source, path, out, columns=column_map)
-    show(summary.to_dict(), render(summary), as_json=json)
-    return DONE
 
 
 @app.command

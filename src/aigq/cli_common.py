@@ -8,7 +8,6 @@ from typing import Annotated, Any, Final
 from cyclopts import Parameter
 
 from aigq import processes
-from aigq.errors import UsageError
 from aigq.runs import Run, resolve
 
 DONE, FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
@@ -90,18 +89,3 @@ def print_hints(result: dict[str, Any], *, as_json: bool) -> None:
         for place, hint in enumerate(user["hints"], start=1):
             grid.add_row(str(place), escape(hint["query"]), escape(hint["reason"]))
         Console().print(grid)
-
-
-def read_columns(path: Path) -> dict[str, Any]:
-    """The column map of `aigq import files`. Raises UsageError when it is none."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UsageError(f"no column map at {path}") from None
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} must hold `column: name` lines")
-    return content

@@ -13,7 +13,9 @@ class GeneratorConfig(Section):
 
     base: str | None = Field(None, description="a model folder or name to fine-tune instead of building one")
     start: Path | None = Field(
-        None, description="a checkpoint of this same recipe to train on from (the starter)"
+        None,
+        description="model folder to train on from: the starter, or RUN/models/SYSTEM of the day before, "
+        "also after RL; sizes and vocabulary are its own, and only what validates better replaces it",
     )
     vocab_size: int = Field(
         8192,

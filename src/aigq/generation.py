@@ -17,6 +17,7 @@ from aigq.prepared import CausalCounts, Moment, Prepared, day_after, latest_mome
 from aigq.progress import task
 from aigq.recall.channel import Hint
 from aigq.runs import Run
+from aigq.serving.guards import Guards
 from aigq.systems import CTR, base, stage_of
 from aigq.tables import U2Q, write_whole
 
@@ -46,6 +47,7 @@ def hints_for(
         known.get(user) or Moment(-1 - number, user, cut, day, nothing) for number, user in enumerate(users)
     ]
     channel.fit(prepared)
+    lists = _fit(Guards(run.config.serving), channel.recommend(moments, n))
     return {
         "system": system,
         "users": [
@@ -58,7 +60,7 @@ def hints_for(
                     {"query": h.query, "score": round(float(h.score), 6), "reason": h.reason} for h in hints
                 ],
             }
-            for moment, hints in zip(moments, channel.recommend(moments, n), strict=True)
+            for moment, hints in zip(moments, lists, strict=True)
         ],
     }
 
@@ -78,9 +80,10 @@ def backfill(run: Run, channel: "RecallChannel", system: str, n: int) -> dict[st
     """
     prepared = Prepared.load(run.folder / "prepared")
     model, path = version_of(run, system), run.folder / "tables" / "u2q.parquet"
+    guards = Guards(run.config.serving)
 
     def write(moments: list[Moment]) -> pa.Table:
-        return _rows(moments, channel.recommend(moments, n), model)
+        return _rows(moments, _fit(guards, channel.recommend(moments, n)), model)
 
     moments = latest_moments(prepared, day_after(prepared))
     parts = _chunks(run, moments, path, [model, n], lambda: channel.fit(prepared), write)
@@ -143,6 +146,7 @@ def _connected(
     moments, day = _latest_active(moments, run.config.x2q.max_users), moments[0].day
     thinker: ThinkGenerator | None = None
     servable = CausalCounts(prepared.query_days, None).servable(day, run.config.samples.k_users)
+    shown = Guards(run.config.serving).fit(servable)  # as triggers and as their queries
 
     def begin() -> None:
         nonlocal thinker
@@ -152,10 +156,9 @@ def _connected(
     def write(moments: list[Moment]) -> pa.Table:
         assert thinker is not None
         thoughts = thinker.think(moments, n)
-        rows = [
-            link for m, t in zip(moments, thoughts, strict=True) for link in links_of(m.user_id, t, servable)
-        ]
-        return pa.Table.from_pylist(rows, schema=LINKS)
+        both = zip(moments, thoughts, strict=True)
+        links = (link for moment, thought in both for link in links_of(moment.user_id, thought, shown))
+        return pa.Table.from_pylist([link for link in links if link["query"] in shown], schema=LINKS)
 
     parts = _chunks(run, moments, path, [*made_with, day], begin, write)
     links = pa.concat_tables([pq.read_table(chunk, schema=LINKS) for chunk in parts])
@@ -231,6 +234,12 @@ def _parts(parent: Path, made_with: list[Any]) -> Path:
         shutil.rmtree(parent)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _fit(guards: Guards, lists: list[list[Hint]]) -> list[list[Hint]]:
+    """The lists without what the guards refuse for its words."""
+    fit = guards.fit({hint.query for hints in lists for hint in hints})
+    return [[hint for hint in hints if hint.query in fit] for hints in lists]
 
 
 def _rows(moments: list[Moment], lists: list[list[Hint]], model: str) -> pa.Table:

@@ -2,7 +2,7 @@ import pytest
 from channel_contract import K_USERS, check
 from recall_shop import GROUPS
 
-from aigq.config import EbrConfig
+from aigq.config_recall import EbrConfig
 from aigq.prepared import Prepared
 from aigq.recall.ebr import Ebr
 

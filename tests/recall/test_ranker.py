@@ -10,7 +10,7 @@ from recall_shop import GROUPS
 
 pytest.importorskip("lightgbm")
 
-from aigq.config import RankerConfig
+from aigq.config_recall import RankerConfig
 from aigq.errors import StageError
 from aigq.models.columns import NEVER
 from aigq.prepared import Moment, Prepared

@@ -10,7 +10,7 @@ from channel_contract import K_USERS, check
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigq.config import LlmConfig
+from aigq.config_recall import LlmConfig
 from aigq.errors import StageError, UsageError
 from aigq.evaluation.lists import make_lists
 from aigq.prepared import Prepared

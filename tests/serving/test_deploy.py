@@ -178,7 +178,7 @@ def test_nothing_is_left_out():
         " ".join(arguments[: 1 + (arguments[0] in ("train", "generate"))]) for _, arguments in aigq_commands()
     ]
     daily = [
-        "import",
+        *["import"] * 3,
         "prepare",
         "train sft",
         "train ctr",
@@ -356,6 +356,59 @@ def test_the_daily_job_trains_what_a_system_starts_from(system, think, tmp_path)
     others = [f"{words[0]} {words[1]}" for words in said if words[0] == "generate"]
     assert others == ["generate u2q", *(["generate x2q"] if think else [])]
     assert [said[n][0] for n in (0, 1, -1)] == ["import", "prepare", "publish"]
+
+
+@pytest.mark.parametrize(
+    ("given", "imports"),
+    [
+        ({"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi"}, ["import ubi x"]),
+        ({"AIGQ_LOG": "sqlite:x"}, ["import log --config shop.yaml"]),
+        (
+            {"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi", "AIGQ_LOG": "sqlite:x"},
+            ["import ubi x", "import log --hints-only --config shop.yaml"],
+        ),
+    ],
+)
+def test_the_daily_job_learns_from_export_and_event_log(given, imports, tmp_path):
+    (tmp_path / "aigq").write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/said\n')
+    (tmp_path / "aigq").chmod(0o755)
+    (tmp_path / "runs").mkdir()
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "AIGQ_HOME": str(tmp_path), "AIGQ_CONFIG": "shop.yaml",
+        **given,
+    }  # fmt: skip
+    subprocess.run([DEPLOY / "daily.sh"], env=environment, check=True)
+    said = (tmp_path / "said").read_text().splitlines()
+    assert [line for line in said if line.startswith("import")] == [
+        f"{line} --out {tmp_path}/tables" for line in imports
+    ]
+
+
+def test_the_daily_job_can_train_on_from_the_run_before(tmp_path):
+    (tmp_path / "aigq").write_text(
+        f'#!/bin/sh\necho "$1 $AIGQ__GENERATOR__START $AIGQ__CTR__START" >> {tmp_path}/said\n'
+    )
+    (tmp_path / "aigq").chmod(0o755)
+    last = tmp_path / "runs" / "2026-01-03"
+    for model in ("direct_il_grpo", "ctr"):
+        (last / "models" / model).mkdir(parents=True)
+    (tmp_path / "current").symlink_to(last)
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}", "AIGQ_HOME": str(tmp_path), "AIGQ_SOURCE": "ubi",
+        "AIGQ_EXPORT": "x", "AIGQ_SYSTEM": "direct_il_grpo", "AIGQ_THINK": "", "AIGQ_CONTINUE": "1",
+    }  # fmt: skip
+    for _ in range(2):  # the second time `current` is the day's own run
+        subprocess.run([DEPLOY / "daily.sh"], env=environment, check=True)
+        run = (tmp_path / "current").resolve()
+        before = f"{run}/before/models"
+        said = (tmp_path / "said").read_text().splitlines()
+        assert run != last
+        assert (run / "before").resolve() == last
+        assert said[1:] == [
+            f"{verb} {before}/direct_il_grpo {before}/ctr"
+            for verb in ("prepare", "train", "train", "train", "generate", "publish")
+        ]
+        (tmp_path / "said").unlink()
 
 
 WHOLE = ("direct_il_grpo", "think_il_sft")

@@ -1,6 +1,7 @@
 """`aigq generate u2q` for everybody: resumable, and published with the table."""
 
 import asyncio
+import dataclasses
 import json
 import time
 from datetime import UTC, datetime
@@ -12,6 +13,7 @@ from serving_helpers import aigq, make_run
 
 from aigq import generation
 from aigq.errors import StageError
+from aigq.recall import build_channel
 from aigq.recall.personal import Personal
 from aigq.serving import keys
 from aigq.serving.publish import publish
@@ -73,6 +75,49 @@ def test_the_backfill_is_published_with_the_histories(run):
     assert base.backfill.model.startswith("popular")
     assert len(base.backfill.hints) == 4
     assert base.backfill.hints[0].reason == "popular in the shop these days"
+
+
+def test_blocked_words_are_in_no_generated_list_and_in_no_published_table(run, tmp_path):
+    (tmp_path / "words").write_text("sled\n")
+    blocked = {"serving": run.config.serving.model_copy(update={"blocklist": tmp_path / "words"})}
+    guarded = dataclasses.replace(run, config=run.config.model_copy(update=blocked))
+    listed = ("u2q", "x2q", "coclick", "catalog")
+    assert b"sled" in b"".join(value for key, value in stored(run) if key.split(":")[1] in listed)
+    for system in ("popular", "personal"):
+        generation.backfill(run, build_channel(system, run.config, run.folder), system, 30)
+        assert "sled" in u2q_queries(run)
+        generation.backfill(guarded, build_channel(system, run.config, run.folder), system, 30)
+        assert u2q_queries(run) & {"sled", "wool hat"} == {"wool hat"}
+        hints = generation.hints_for(
+            guarded, build_channel(system, run.config, run.folder), system, ["u00"], 30
+        )
+        assert "sled" not in {hint["query"] for hint in hints["users"][0]["hints"]}
+    generation.backfill(run, build_channel("popular", run.config, run.folder), "popular", 30)
+    rows = [{"kind": "item", "trigger": "i", "rank": 1, "query": "sled", "score": 0.4}]
+    pq.write_table(x2q_table(rows), run.folder / "tables" / "x2q.parquet")  # both made before it was blocked
+    for key, value in stored(guarded):
+        family = key.split(":")[1]
+        assert family != "x2q"
+        assert family not in listed or b"sled" not in value
+        if family == "base":
+            base = decode(Base, value)
+            hints = base.backfill.hints if base.backfill else []
+            assert "sled" not in {each.query for each in (*base.own, *hints)}
+
+
+def stored(run):
+    """Key and value of everything that a run would publish."""
+    store = MemoryStore()
+    asyncio.run(publish(run.config, store, RunTables(run.config, run.folder).families))
+
+    async def every():
+        return [(key.decode(), value) async for key, value in store.dump()]
+
+    return asyncio.run(every())
+
+
+def u2q_queries(run):
+    return set(read_table(run.folder / "tables" / "u2q.parquet", U2Q)["query"].to_pylist())
 
 
 def test_the_time_of_a_backfill_is_utc_on_every_machine(run, monkeypatch):

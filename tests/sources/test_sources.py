@@ -317,3 +317,12 @@ def test_the_real_logs(bring, shared, source, path, lines, least):
     assert summary.rows == lines
     assert summary.events > least
     assert bring(source, shared / path).fingerprint == summary.fingerprint
+
+
+def test_ubi_hints_that_were_shown_are_nobodys_query(bring, tmp_path):
+    hint = {"action_name": "hint_impression", "user_id": "u", "query_id": "r", "timestamp": "2026-01-01"}
+    click = hint | {"action_name": "click", "event_attributes": {"object": {"object_id": "7"}}}
+    lines = [hint | {"user_query": "apron"}, hint | {"user_query": "sled"}, click]
+    bring("ubi", write_json_lines(tmp_path / "log.jsonl", lines))
+    (clicked,) = [row for row in rows(tmp_path / "out") if row["action"] == "click"]
+    assert clicked["query"] is None

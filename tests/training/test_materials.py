@@ -10,7 +10,10 @@ pytest.importorskip("torch")
 from recall_shop import VALID, build
 
 from aigq.config import parse
+from aigq.errors import ConfigError
 from aigq.history.prompt import shared_profiles
+from aigq.models import generator
+from aigq.models.vocabulary import Vocabulary
 from aigq.recall.direct import prompt_writer
 from aigq.tables import USERS
 from aigq.training.materials import _start, between, subset
@@ -120,3 +123,48 @@ def test_a_query_younger_than_training_is_left_out_of_the_trend(prepared, tmp_pa
     longest = trend(False, 100)
     assert young + ";;" in longest
     assert trend(True) == [query for query in longest if query != young + ";;"][:6]
+
+
+def from_start(folder, **prompt):
+    config = settings()
+    changes = {
+        "generator": config.generator.model_copy(update={"start": folder}),
+        "prompt": config.prompt.model_copy(update=prompt),
+    }
+    return config.model_copy(update=changes)
+
+
+def test_yesterdays_model_goes_on_with_the_tokens_of_todays_prompts(prepared, tmp_path):
+    shop, before, today = neighbours(prepared, K - 1), tmp_path / "before", tmp_path / "today"
+    _start(settings(), tmp_path, shop, shop.queries, before, think=False)
+    moved = neighbours(prepared, K)  # one more in that street: a value of K shoppers
+    words = _start(from_start(before), tmp_path, moved, moved.queries, today, think=False)
+    old, new = Vocabulary.load(before), Vocabulary.load(today)
+    streets = [[t for t in each.special.values() if t.startswith("<street=")] for each in (old, new)]
+    assert [len(found) for found in streets] == [0, 1]
+    assert len(words.tokenizer) == len(old.tokenizer) + 1
+    weights = [generator.load(folder).get_input_embeddings().weight for folder in (before, today)]
+    assert weights[1][: len(weights[0])].equal(weights[0])
+    same = tmp_path / "same"
+    _start(from_start(before), tmp_path, shop, shop.queries, same, think=False)
+    assert (same / "model.safetensors").read_bytes() == (before / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["nothing", "no vocabulary", "another vocabulary"])
+def test_a_start_that_does_not_fit_is_refused(prepared, tmp_path, what):
+    shop, before = neighbours(prepared, 0), tmp_path / "before"
+    if what != "nothing":
+        _start(settings(), tmp_path, shop, shop.queries, before, think=False)
+        for file in before.glob("tokenizer*"):
+            file.unlink()
+    if what == "another vocabulary":
+        words = Vocabulary.load(_other(shop, tmp_path))
+        words.tokenizer.add_tokens(["more"])
+        words.tokenizer.save_pretrained(before)
+    with pytest.raises(ConfigError, match=r"generator\.start"):
+        _start(from_start(before), tmp_path, shop, shop.queries, tmp_path / "today", think=False)
+
+
+def _other(shop, folder):
+    _start(settings(), folder, shop, shop.queries, folder / "other", think=False)
+    return folder / "other"

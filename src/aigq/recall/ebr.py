@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pyarrow as pa
 
-from aigq.config import EbrConfig
+from aigq.config_recall import EbrConfig
 from aigq.errors import EmptyLogError, StageError
 from aigq.models.columns import age_buckets
 from aigq.models.text_encoder import TextEncoder

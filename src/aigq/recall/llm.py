@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from aigq.config import LlmConfig
+from aigq.config_recall import LlmConfig
 from aigq.errors import StageError, UsageError
 from aigq.recall.answers import Answers, content_key
 

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from aigq.config import Config, RankerConfig
+from aigq.config import Config
+from aigq.config_recall import RankerConfig
 from aigq.errors import StageError
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aigq.config import LlmConfig
+from aigq.config_recall import LlmConfig
 from aigq.errors import StageError
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.answers import parse_queries

@@ -1,12 +1,13 @@
 """What may be shown. Every refusal has a reason, and every reason a counter (`aigq_guarded`).
 
 The k-user rule is enforced where tables are made; here a query must be in the published catalogue, which
-holds only queries of k users, or in the allowlist or the configured fallback, which people wrote.
+holds only queries of k users, or in the allowlist or the configured fallback, which people wrote. What the
+words of a query say against it counts when lists are generated and published, too.
 """
 
 import time
 import unicodedata
-from collections.abc import Callable, Collection, Container
+from collections.abc import Callable, Collection, Container, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -137,9 +138,23 @@ class Guards:
                 refused[query] = reason
         return refused
 
+    def fit(self, queries: Iterable[str]) -> set[str]:
+        """Those whose words allow to show them: what may stand in a generated list and in a table."""
+        blocked, allowed = self._blocked.lines(), self._allowed.lines()
+        return {query for query in queries if self._words_reason(query, blocked, allowed) is None}
+
     def _judge(
         self, query: str, known: KnownQueries, blocked: frozenset[str], allowed: frozenset[str]
     ) -> Reason | None:
+        words = self._words_reason(query, blocked, allowed)
+        if words is not None or query in self._written or query in allowed:
+            return words
+        if query not in known:
+            return "few_users"
+        found = known.results(query)
+        return "no_results" if found is not None and found < self._config.min_results else None
+
+    def _words_reason(self, query: str, blocked: frozenset[str], allowed: frozenset[str]) -> Reason | None:
         text = _text_reason(query, self._config.max_characters, tuple(self._config.scripts))
         if text is not None:
             return text
@@ -147,12 +162,7 @@ class Guards:
             return "blocked"
         if self._profane is not None and query not in allowed and self._profane(query):
             return "profane"
-        if query in self._written or query in allowed:
-            return None
-        if query not in known:
-            return "few_users"
-        found = known.results(query)
-        return "no_results" if found is not None and found < self._config.min_results else None
+        return None
 
 
 def _text_reason(query: str, longest: int, scripts: tuple[str, ...]) -> Reason | None:

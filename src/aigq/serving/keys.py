@@ -18,6 +18,7 @@ All keys of one user and version are in one slot of a Redis cluster, so they are
 import hashlib
 import hmac
 import os
+import re
 from collections.abc import Callable
 from typing import Final, Literal
 
@@ -30,6 +31,7 @@ TABLE_FAMILIES: Final = ("catalog", "clicks", "item", "x2q", "coclick", "base")
 CURRENT: Final = "aigq:current"
 TriggerKind = Literal["item", "query", "category"]
 _LONGEST: Final = 160  # bytes of a name; LMDB takes keys of 511 bytes
+_HASHED: Final = re.compile(r"hashed:[0-9a-f]{32}")
 
 
 def short(name: str) -> str:
@@ -95,6 +97,9 @@ def gone(user: str) -> str:
 def user_names(variable: str | None) -> Callable[[str], str]:
     """What stores and logs call a user: the id itself, or its HMAC-SHA256 with the secret in `variable`.
 
+    A hashed name is its own name: `aigq import log` brings such users into the tables, and `aigq publish`
+    names all that are in them.
+
     Raises UsageError when the variable is not set.
     """
     if variable is None:
@@ -102,4 +107,11 @@ def user_names(variable: str | None) -> Callable[[str], str]:
     secret = os.environ.get(variable, "").encode()
     if not secret:
         raise UsageError(f"serving.hash_users_with names {variable}, which is not set in the environment")
-    return lambda user: hmac.new(secret, user.encode("utf-8", "surrogatepass"), "sha256").hexdigest()[:32]
+
+    def name(user: str) -> str:
+        if _HASHED.fullmatch(user):
+            return user
+        digest = hmac.new(secret, user.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
+        return f"hashed:{digest[:32]}"
+
+    return name

@@ -1,4 +1,7 @@
-"""From a run folder to the values of a published version. What is served obeys the k-user rule here."""
+"""From a run folder to the values of a published version.
+
+What may be shown is decided here: queries of k users whose words the guards accept.
+"""
 
 import copy
 import time
@@ -21,6 +24,7 @@ from aigq.recall.ctr_scorer import SETTINGS_FILE
 from aigq.recall.histories import batches, entries_of
 from aigq.serving import keys
 from aigq.serving.click_tables import ClickTables
+from aigq.serving.guards import Guards
 from aigq.serving.state import (
     Base,
     CatalogPart,
@@ -73,7 +77,8 @@ class RunTables:
         self._led = self._prepared.behaviours
         self._day = day_after(self._prepared)
         self._counts = CausalCounts(self._prepared.query_days, None)
-        self._allowed = self._counts.servable(self._day, config.samples.k_users)
+        self._guards = Guards(config.serving)
+        self._allowed = self._shown(self._day)
         folder = clicks or run / "models" / "ctr"
         trained = (folder / SETTINGS_FILE).exists()
         self._clicks = ClickTables(folder, self._prepared, self._day) if trained else None
@@ -86,9 +91,13 @@ class RunTables:
         then = copy.copy(self)
         then._led = behaviours.filter(pc.less(behaviours["day"], day))
         then._day, then._similar = day, self._similar
-        then._allowed = self._counts.servable(day, self._config.samples.k_users)
+        then._allowed = self._shown(day)
         then._clicks = self._clicks.as_of(day) if self._clicks else None
         return then
+
+    def _shown(self, day: int) -> set[str]:
+        """The queries that may be shown on a day."""
+        return self._guards.fit(self._counts.servable(day, self._config.samples.k_users))
 
     @cached_property
     def _similar(self) -> sparse.csr_matrix:
@@ -118,7 +127,7 @@ class RunTables:
         category, items = self._prepared.category_of, _items_per_query(self._led)
         infos = [QueryInfo(q, category.get(q), items.get(q, 0)) for q in sorted(self._allowed)]
         parts = [infos[start : start + _PART] for start in range(0, len(infos), _PART)] or [[]]
-        popular = [query for query, _ in top]
+        popular = [query for query, _ in top if query in self._allowed]
         yield keys.catalog(version, 0), CatalogPart(parts[0], len(parts), popular, time.time())
         for number, part in enumerate(parts[1:], start=1):
             yield keys.catalog(version, number), CatalogPart(part)

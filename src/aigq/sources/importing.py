@@ -20,6 +20,7 @@ Load = Callable[[Workspace, Path | None, Mapping[str, Any] | None], Provenance]
 """Makes the relation `raw` (columns of checks.RAW_COLUMNS), and `raw_items` and `raw_users` where known."""
 
 SOURCES: Final = ("journey", "bestbuy", "online_retail", "kuaisearch", "ubi", "ga4", "files")
+"""Logs in files. The service's own event log is brought in by `serving.log_import`."""
 
 
 def import_source(
@@ -47,19 +48,40 @@ def import_source(
         EmptyLogError: no event is left; nothing was written.
     """
     if source not in SOURCES:
-        raise SourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}")
-    erased = Erased.load(Path(out))
+        raise SourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}, and to aigq import log")
     load: Load = import_module(f"aigq.sources.{source}").load
+    where = Path(path) if path is not None else None
+
+    def fill(workspace: Workspace) -> Provenance:
+        return load(workspace, where, columns)
+
+    return import_rows(source, fill, out, now=now, memory_limit=memory_limit, name=str(where or source))
+
+
+def import_rows(
+    source: str,
+    fill: Callable[[Workspace], Provenance],
+    out: Path,
+    *,
+    now: datetime | None = None,
+    memory_limit: str = MEMORY_LIMIT,
+    name: str,
+) -> ImportSummary:
+    """Write or update the tables of `out` from the relations that `fill` makes, see Load; `name` for errors.
+
+    The other arguments and what is raised are those of `import_source`.
+    """
+    erased = Erased.load(Path(out))
     with Workspace(memory_limit) as workspace:
         _empty_entities(workspace)
         try:
-            provenance = load(workspace, Path(path) if path is not None else None, columns)
+            provenance = fill(workspace)
             check(workspace.db, now, erased)
         except duckdb.InvalidInputException as error:
             # files are read lazily, so a damaged page or bytes that are no text show only here
             if is_disk_full(error):
                 raise
-            raise SourceError(f"{path or source}: the file cannot be read; {first_line(error)}") from None
+            raise SourceError(f"{name}: the file cannot be read; {first_line(error)}") from None
         return write_tables(workspace, Path(out), source, provenance, erased)
 
 

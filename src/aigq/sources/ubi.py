@@ -2,9 +2,9 @@
 
 PATH is one file or a folder of files: JSON lines (also OpenSearch's bulk format, whose index lines carry no
 data) or Parquet. A line with action_name is an event, a line with user_query alone is a query, which
-becomes a search. An event without user_query has the text of its query_id. Several records of one search
-(query, "search", "view_search_results") share their query_id and become one event at the earliest of their
-times.
+becomes a search. An event without user_query has the text of its query_id, unless hints alone were shown with
+that. Several records of one search (query, "search", "view_search_results") share their query_id and become
+one event at the earliest of their times.
 """
 
 from collections.abc import Mapping
@@ -64,7 +64,9 @@ def _raw(workspace: Workspace) -> None:
         CREATE OR REPLACE VIEW raw AS
         WITH texts AS (
             SELECT query_id AS id, min(user_query) AS text FROM ubi
-            WHERE query_id IS NOT NULL AND user_query IS NOT NULL GROUP BY 1
+            WHERE query_id IS NOT NULL AND user_query IS NOT NULL
+                  AND {action_sql("coalesce(action_name, '')", known)} <> 'hint_impression'
+            GROUP BY 1
         ), named AS (
             SELECT ubi.*,
                    CASE WHEN action_name IS NULL THEN 'search' ELSE {action_sql("action_name", known)} END

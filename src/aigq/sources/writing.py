@@ -86,7 +86,7 @@ def _nothing_new(workspace: Workspace, out: Path, summary: ImportSummary) -> boo
         before = json.loads((out / "import.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return False
-    same = all(before.get(key) == getattr(summary, key) for key in ("source", "provenance"))
+    same = before.get("provenance") == summary.provenance
     same = same and _fingerprint(workspace, "old_") == summary.fingerprint
     changed = "(SELECT * FROM rejected EXCEPT SELECT * FROM old_rejected)"  # merging only adds to them
     return same and workspace.rows(f"SELECT count(*) FROM {changed}")[0][0] == 0
@@ -105,6 +105,11 @@ def _read_old(workspace: Workspace, out: Path) -> bool:
         missing = ", ".join(name for name in IMPORTED_TABLES if name not in there)
         raise SourceError(
             f"{out}: expected all four imported tables; {missing} is missing: import into a new folder"
+        )
+    if (out / "simulation.parquet").exists():
+        raise SourceError(
+            f"{out}: holds simulated clicks of `aigq replay`, which real ones must not join; import into the "
+            "tables that were replayed"
         )
     for name in there:
         path = out / f"{name}.parquet"

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from transformers import PreTrainedModel
 
 from aigq.config import Config
-from aigq.errors import EmptyLogError, StageError
+from aigq.errors import ConfigError, EmptyLogError, StageError
 from aigq.history.prompt import PromptWriter, clean, shared_profiles, special_tokens
 from aigq.models import generator
 from aigq.models.decoding import TOKENS_PER_QUERY
@@ -209,7 +210,7 @@ def _start(
         folders = direct_start(run)
         model, vocabulary = generator.load(folders[0]), Vocabulary.load(folders[1])
     elif config.generator.start is not None:
-        model, vocabulary = generator.load(config.generator.start), Vocabulary.load(config.generator.start)
+        model, vocabulary = _earlier(config.generator.start, special)
     elif config.generator.base is not None:
         model, vocabulary = generator.extend_pretrained(config.generator.base, special)
     else:
@@ -227,6 +228,29 @@ def _start(
     model.save_pretrained(folder)
     vocabulary.tokenizer.save_pretrained(folder)
     return vocabulary
+
+
+def _earlier(folder: Path, special: Sequence[str]) -> tuple[PreTrainedModel, Vocabulary]:
+    """The model and the vocabulary of `generator.start`, with those tokens of today's prompts that it lacks.
+
+    Raises:
+        ConfigError: there is no such model, or its vocabulary does not fit.
+    """
+    try:
+        model, vocabulary = generator.load(folder), Vocabulary.load(folder)
+    except (OSError, ValueError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"generator.start: {folder} holds no model to train on from; give RUN/models/SYSTEM ({why})"
+        ) from None
+    tokenizer, rows = vocabulary.tokenizer, int(model.config.vocab_size)
+    if None in (tokenizer.eos_token_id, tokenizer.pad_token_id) or len(tokenizer) != rows:
+        raise ConfigError(
+            f"generator.start: the vocabulary in {folder} ({len(tokenizer):,} tokens) does not fit its model "
+            f"({rows:,}), or is no generator's; give RUN/models/SYSTEM; a foreign model is a "
+            "generator.base"
+        )
+    return model, generator.add_tokens(model, vocabulary, special)
 
 
 def direct_start(run: Path) -> tuple[Path, Path]:
