@@ -219,7 +219,7 @@ class Hints:
         queries = dict.fromkeys([*(p.query or p.text for p in latest), *own[: self._serving.triggers]])
         found = [(p, Trigger.of(catalog.version, p)) for p in latest]
         near = [(query, Beside(catalog.version, query)) for query in queries]
-        asked = [one for _, one in (*found, *near)]
+        asked: list[Trigger | Beside] = [*(one for _, one in found), *(one for _, one in near)]
         lists = await in_time(["x2q", "coclick"], self._lists.get(asked), end)
         if lists is None:
             return []
