@@ -1,5 +1,9 @@
+import asyncio
+
 from aigq.serving import channels, keys
-from aigq.serving.state import Base, Generation, Own, Past, Suggestion, U2q
+from aigq.serving.lists import Beside, Lists, Trigger
+from aigq.serving.state import Base, Generation, Neighbours, Own, Past, Suggestion, U2q, encode
+from aigq.serving.stores.memory import MemoryStore
 
 DAY = 86400.0
 
@@ -27,16 +31,47 @@ def test_the_backfill_is_one_of_them_by_its_time():
 
 
 def test_x2q_is_asked_for_the_item_then_the_query_then_the_category():
-    past = [
-        Past(2.0, "2", "click", "ski boots", None, "i7", "snow"),
-        Past(1.0, "1", "search", "hat", "hat", None, "wear"),
-    ]
-    asked = channels.triggers("v", past, 5)
-    assert asked[0].keys == (
+    boots = Past(2.0, "2", "click", "ski boots", None, "i7", "snow")
+    item, query, category = Trigger.of("v", boots).names()
+    assert [item, query, category] == [
         keys.x2q("v", "item", "i7"),
         keys.x2q("v", "query", "ski boots"),
         keys.x2q("v", "category", "snow"),
-    )
+    ]
+    assert read({query: ["wax"], category: ["sled"]}, boots) == {"wax": 1.0}
+    assert read({item: ["hat"], query: ["wax"]}, boots) == {"hat": 1.0}
+    assert read({item: []}, boots) == {}
+
+
+def read(published, past):
+    async def work():
+        store = MemoryStore()
+        await store.put({key: encode(Neighbours(q, [1.0] * len(q))) for key, q in published.items()}, 60)
+        lists, trigger = Lists(store), Trigger.of("v", past)
+        first = await lists.get([trigger, Beside("v", "hat")])
+        await store.delete(list(published))
+        assert await lists.get([trigger]) == {trigger: first[trigger]}  # kept
+        return first[trigger]
+
+    return asyncio.run(work())
+
+
+def test_lists_that_were_not_asked_for_lately_make_room():
+    class Counting(MemoryStore):
+        read = 0
+
+        async def get(self, wanted):
+            self.read += len(wanted)
+            return await super().get(wanted)
+
+    async def work():
+        store = Counting()
+        lists = Lists(store, kept=2)
+        for query in ("a", "b", "a", "c", "a", "b"):
+            await lists.get([Beside("v", query)])
+        return store.read
+
+    assert asyncio.run(work()) == 4  # a, b, c, and b again
 
 
 def test_x2q_adds_up_over_triggers():
@@ -52,8 +87,8 @@ def test_x2q_adds_up_over_triggers():
 
 def test_triggers_are_the_latest_distinct_behaviours():
     past = [Past(3.0, "3", "click", "a"), Past(2.0, "2", "search", "b"), Past(1.0, "1", "search", "a")]
-    assert [(t.past.text, t.past.at) for t in channels.triggers("v", past, 5)] == [("a", 3.0), ("b", 2.0)]
-    assert len(channels.triggers("v", past, 1)) == 1
+    assert [(p.text, p.at) for p in channels.triggers(past, 5)] == [("a", 3.0), ("b", 2.0)]
+    assert len(channels.triggers(past, 1)) == 1
 
 
 def test_own_queries_decay():

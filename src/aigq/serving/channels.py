@@ -1,14 +1,10 @@
-"""The recall channels of a request: what each proposes from values of the store. Pure functions.
-
-A trigger is one of the shopper's latest behaviours. x2q is asked for its item, query and leaf category, and
-the first of these that has a list answers (back-off).
-"""
+"""The recall channels of a request: what each proposes from values of the store. Pure functions."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
-from aigq.serving import keys
 from aigq.serving.blend import Proposals
+from aigq.serving.lists import Scores
 from aigq.serving.state import Base, Past, U2q
 
 DEPTH: Final = 60
@@ -28,25 +24,14 @@ _VERBS: Final = {
 }
 
 
-Scores = Mapping[str, float]
-"""A published list: queries with their scores, best first."""
-
-
-class Trigger(NamedTuple):
-    """A behaviour and the keys under which x2q may know it, most special first (back-off)."""
-
-    past: Past
-    keys: tuple[str, ...]
-
-
-def triggers(version: str, past: Sequence[Past], n: int) -> list[Trigger]:
+def triggers(past: Sequence[Past], n: int) -> list[Past]:
     """The latest n behaviours with distinct texts. `past` is newest first."""
     latest: dict[str, Past] = {}
     for p in past:
         latest.setdefault(p.text, p)
         if len(latest) == n:
             break
-    return [Trigger(p, _trigger_keys(version, p)) for p in latest.values()]
+    return list(latest.values())
 
 
 def from_u2q(base: Base, value: U2q, runs: int, depth: int = DEPTH) -> Proposals:
@@ -127,13 +112,6 @@ def fallback(lists: Mapping[str, list[str]], locale: str | None) -> list[str]:
 def because(past: Past) -> str:
     """Why, in words: because you viewed “X”."""
     return f"because you {_VERBS.get(past.action, 'viewed')} “{past.text}”"
-
-
-def _trigger_keys(version: str, past: Past) -> tuple[str, ...]:
-    query = keys.x2q(version, "query", past.query or past.text)
-    item = (keys.x2q(version, "item", past.item),) if past.item else ()
-    category = (keys.x2q(version, "category", past.category),) if past.category else ()
-    return (*item, query, *category)
 
 
 def _half(age_s: float, half_life_days: float) -> float:

@@ -5,7 +5,7 @@ import logging
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
@@ -14,10 +14,9 @@ from aigq.config import Config
 from aigq.serving import blend, channels, keys
 from aigq.serving.blend import Candidate, Hint, Proposals, Ranker, Shopper
 from aigq.serving.catalog import Catalog, Catalogs
-from aigq.serving.channels import Scores, Trigger
 from aigq.serving.click_batches import ClickBatches
 from aigq.serving.guards import Guards
-from aigq.serving.lists import Lists
+from aigq.serving.lists import Beside, Lists, Trigger
 from aigq.serving.metrics import DAMAGED, GUARDED, HINTS, LEFT_OUT, ROTATED, SHED
 from aigq.serving.state import Base, Event, Live, Past, U2q, intact, recent
 from aigq.serving.stores import Store, StoreError
@@ -216,16 +215,18 @@ class Hints:
         """x2q by the latest behaviours, co-click by latest and favourite `own` queries, in one reading."""
         if not catalog.version or not past:
             return []
-        asked = channels.triggers(catalog.version, past, self._serving.triggers)
-        latest = [t.past.query or t.past.text for t in asked]
-        queries = dict.fromkeys([*latest, *own[: self._serving.triggers]])
-        near = {query: keys.coclick(catalog.version, query) for query in queries}
-        names = dict.fromkeys([*(key for t in asked for key in t.keys), *near.values()])
-        lists = await in_time(["x2q", "coclick"], self._lists.get(list(names)), end)
+        latest = channels.triggers(past, self._serving.triggers)
+        queries = dict.fromkeys([*(p.query or p.text for p in latest), *own[: self._serving.triggers]])
+        found = [(p, Trigger.of(catalog.version, p)) for p in latest]
+        near = [(query, Beside(catalog.version, query)) for query in queries]
+        asked: list[Trigger | Beside] = [*(one for _, one in found), *(one for _, one in near)]
+        lists = await in_time(["x2q", "coclick"], self._lists.get(asked), end)
         if lists is None:
             return []
-        beside = [(query, lists[key]) for query, key in near.items() if lists[key]]
-        return [channels.from_x2q(_backed_off(asked, lists)), channels.from_coclick(beside)]
+        return [
+            channels.from_x2q([(p, lists[one]) for p, one in found if lists[one]]),
+            channels.from_coclick([(query, lists[one]) for query, one in near if lists[one]]),
+        ]
 
 
 async def in_time(names: Sequence[str], work: Awaitable[T], end: float) -> T | None:
@@ -240,17 +241,6 @@ async def in_time(names: Sequence[str], work: Awaitable[T], end: float) -> T | N
     for name in names:
         LEFT_OUT.labels(name, why).inc()
     return None
-
-
-def _backed_off(asked: Sequence[Trigger], lists: Mapping[str, Scores]) -> list[tuple[Past, Scores]]:
-    """For each trigger the list of the first of its keys that has one."""
-    found = []
-    for past, names in asked:
-        for name in names:
-            if lists[name]:
-                found.append((past, lists[name]))
-                break
-    return found
 
 
 def _new_id() -> str:
