@@ -171,7 +171,8 @@ class PromptWriter:
     Args:
         config: which fields, how long.
         profiles: user_id -> profile.
-        trend: what the shop is looking for at each moment, best first, counted on earlier days.
+        trend: what the shop is looking for at each moment, best first and no more than the prompt tells,
+            counted on earlier days.
         own: each moment's own queries, best first; default: by decayed frequency.
     """
 
@@ -208,7 +209,7 @@ class PromptWriter:
             behaviours=[Behaviour(moment.day - day, a, t) for day, a, t in zip(*columns, strict=True)],
             profile=[(name, profile[name]) for name in config.profile if name in profile],
             favourites=own[: config.favourites],
-            trending=top[: config.trending],
+            trending=top,
             day=moment.day if config.calendar else None,
         )
 

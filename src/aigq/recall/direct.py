@@ -1,13 +1,14 @@
 """AIGQ-Direct as a recall channel: history in, an ordered list of queries out. Paper section 3."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
 from aigq.config import Config
 from aigq.errors import StageError, UsageError
-from aigq.history.prompt import PromptParts, PromptWriter, Trend, by_day, shared_profiles
+from aigq.history.prompt import PromptParts, PromptWriter, by_day, shared_profiles
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.vocabulary import Vocabulary
@@ -29,25 +30,28 @@ def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter
             "prompt.favourites_by=ranker: with samples.targets=new it knows no own queries; use frequency"
         )
     counts = CausalCounts(prepared.query_days, prompt.trending_half_life_days)
-    trend = by_day(lambda day: [query for query, _ in counts.top(day, len(counts.queries), k_users)])
+    known = set(prepared.shared_queries(k_users)["query"].to_pylist()) if prompt.trending_known else None
+    enough = prompt.trending if known is None else len(counts.queries)
+
+    def kept(top: Iterable[str]) -> list[str]:
+        return list(islice((q for q in top if known is None or q in known), prompt.trending))
+
+    trend = by_day(lambda day: kept(query for query, _ in counts.top(day, enough, k_users)))
     own = None
-    if {"ranker", "shopper"} & {prompt.trending_by, prompt.favourites_by}:
+    if prompt.trending_by != "issues" or prompt.favourites_by == "ranker":
         ranker = Ranker.of(config, run)
         ranker.fit(prepared)
-        trend = {"issues": trend, "ranker": by_day(ranker.trend), "shopper": ranker.trending}[
-            prompt.trending_by
-        ]
+        if prompt.trending_by == "ranker":
+            trend = by_day(lambda day: kept(ranker.trend(day)))
+        elif prompt.trending_by == "shopper":
+
+            def for_shopper(moments: Sequence[Moment]) -> list[list[str]]:
+                return [kept(top) for top in ranker.trending(moments)]
+
+            trend = for_shopper
         own = ranker.own if prompt.favourites_by == "ranker" else None
-    if prompt.trending_known:
-        trend = _known_to_training(trend, prepared, k_users)
     profiles = shared_profiles(prepared, prompt.profile, k_users)
     return PromptWriter(prompt, profiles, trend, own)
-
-
-def _known_to_training(trend: Trend, prepared: Prepared, k_users: int) -> Trend:
-    """The same trend of those queries alone that k users had issued in training."""
-    known = set(prepared.shared_queries(k_users)["query"].to_pylist())
-    return lambda moments: [[query for query in top if query in known] for top in trend(moments)]
 
 
 class DirectGenerator:
