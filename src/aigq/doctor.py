@@ -15,7 +15,7 @@ from aigq import __version__
 from aigq.runs import installed
 
 Status = Literal["ok", "missing", "warning", "failed"]
-TELEMETRY_OFF: Final = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1"}
+TELEMETRY_OFF: Final = {"HF_HUB_DISABLE_TELEMETRY": "1", "DO_NOT_TRACK": "1", "VLLM_NO_USAGE_STATS": "1"}
 _MARK: Final = {
     "ok": "[green]ok[/]",
     "missing": "[dim]-[/]",

@@ -6,7 +6,7 @@ from aigq.config import PromptConfig
 from aigq.config_training import GeneratorConfig
 from aigq.history.prompt import Behaviour, PromptParts, compressed, special_tokens
 from aigq.models import generator
-from aigq.models.decoding import QueryTree, generate_lists
+from aigq.models.decoding import QueryTree, generate_lists, writer
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 
 QUERIES = ["whole milk", "white bread", "milk", "牛奶", "egg nog 🎄", "whole milk organic"]
@@ -46,7 +46,7 @@ def test_lists_have_no_repeats_and_only_allowed_text(model, vocabulary, temperat
     small = QueryTree(QUERIES[:2], vocabulary)
     prompts = [prompt(vocabulary, "milk"), prompt(vocabulary, "whole milk", "white bread", "milk")]
     first, second = generate_lists(
-        model, vocabulary, prompts, [tree, small], 6, temperature=temperature, tokens_per_query=40
+        writer(model, vocabulary), prompts, [tree, small], 6, temperature=temperature, tokens_per_query=40
     )
     assert sorted(first) == sorted(QUERIES)  # six queries asked for, six allowed: each exactly once
     assert sorted(second) == sorted(QUERIES[:2])  # exhausted, then ended
@@ -57,7 +57,7 @@ def test_barred_queries_are_left_out_and_the_list_ends_without_them(model, vocab
     barred = [{"milk", "牛奶", "not in the tree"}, set()]
     prompts = [prompt(vocabulary, "milk"), prompt(vocabulary, "milk")]
     first, second = generate_lists(
-        model, vocabulary, prompts, [tree, tree], 6, without=barred, tokens_per_query=40
+        writer(model, vocabulary), prompts, [tree, tree], 6, without=barred, tokens_per_query=40
     )
     assert sorted(first) == sorted(set(QUERIES) - barred[0])
     assert sorted(second) == sorted(QUERIES)
@@ -80,7 +80,9 @@ def test_a_new_model_raises_the_logits_of_what_it_looks_at(vocabulary):
 def test_queries_that_look_like_separators_or_special_tokens(model, vocabulary):
     queries = ["a", "a;;b", "<end>", "x", "x;;", ";;", "<>"]
     tree = QueryTree(queries, vocabulary)
-    (written,) = generate_lists(model, vocabulary, [prompt(vocabulary, "a")], [tree], 9, tokens_per_query=20)
+    (written,) = generate_lists(
+        writer(model, vocabulary), [prompt(vocabulary, "a")], [tree], 9, tokens_per_query=20
+    )
     assert sorted(written) == ["<end>", "a", "a;;b", "x"]  # `x;;` is written like `x`; two leave nothing
     assert vocabulary.end not in vocabulary.encode_query("<end>")
 
@@ -97,8 +99,8 @@ def test_a_prompt_whose_head_is_too_long_loses_its_longest_texts(vocabulary):
 def test_batched_lists_equal_single_ones(model, vocabulary):
     tree = QueryTree(QUERIES, vocabulary)
     prompts = [prompt(vocabulary, "milk"), prompt(vocabulary, "whole milk", "white bread", "milk")]
-    together = generate_lists(model, vocabulary, prompts, [tree, tree], 4)
-    alone = [generate_lists(model, vocabulary, [p], [tree], 4)[0] for p in prompts]
+    together = generate_lists(writer(model, vocabulary), prompts, [tree, tree], 4)
+    alone = [generate_lists(writer(model, vocabulary), [p], [tree], 4)[0] for p in prompts]
     assert together == alone
 
 

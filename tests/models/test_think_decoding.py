@@ -9,7 +9,7 @@ from aigq.config import PromptConfig
 from aigq.config_training import GeneratorConfig, ThinkConfig
 from aigq.history.prompt import Behaviour, PromptParts, compressed, special_tokens
 from aigq.models import generator
-from aigq.models.decoding import ListRow, QueryTree
+from aigq.models.decoding import ListRow, QueryTree, writer
 from aigq.models.think_decoding import Marks, ThinkRow, generate_thoughts
 from aigq.models.think_grammar import THINK_TOKENS, read
 from aigq.models.vocabulary import END, Vocabulary, train_tokenizer
@@ -67,7 +67,15 @@ def test_thoughts_stay_in_the_grammar_and_in_the_tree(think, temperature, reason
     limits = LIMITS.model_copy(update={"max_triggers": 99})  # more room in tokens for a model that spells
     torch.manual_seed(1)
     drawn = generate_thoughts(
-        model, marks, prompts, [1, 3, 0], trees, 4, limits, reasoning=reasoning, temperature=temperature
+        writer(model, vocabulary),
+        marks,
+        prompts,
+        [1, 3, 0],
+        trees,
+        4,
+        limits,
+        reasoning=reasoning,
+        temperature=temperature,
     )
     for thought, tree, known in zip(drawn, trees, [1, 3, 0], strict=True):
         written = by_rank(thought.points)
@@ -111,7 +119,7 @@ def test_barred_queries_are_in_no_point(think):
     model, vocabulary, marks = think
     tree = QueryTree(QUERIES, vocabulary)
     (thought,) = generate_thoughts(
-        model, marks, [prompt(vocabulary, "milk")], [1], [tree], 9, LIMITS, reasoning=False,
-        without=[{"milk", "牛奶"}],
+        writer(model, vocabulary), marks, [prompt(vocabulary, "milk")], [1], [tree], 9, LIMITS,
+        reasoning=False, without=[{"milk", "牛奶"}],
     )  # fmt: skip
     assert not {"milk", "牛奶"} & set(by_rank(thought.points))

@@ -5,8 +5,9 @@ continues a query of its tree and that still leads to one not yet in its list. S
 repeat, and text that fewer than k users issued cannot be written at all (METHOD section 4; privacy).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, NamedTuple, Protocol
 
 import torch
@@ -80,6 +81,29 @@ class Row(Protocol):
 
     def choices(self) -> Choices:
         """What may follow; asked only of rows that are not finished."""
+        ...
+
+
+class Write(Protocol):
+    """What writes after prompts: `writer` has transformers do it, models/vllm_engine.py has vLLM."""
+
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[Callable[[], Row]],
+        max_tokens: int,
+        *,
+        temperature: float = 0.0,
+        top_k: int = 100,
+    ) -> list[list[int]]:
+        """The tokens written after each prompt, the end and what follows it left out.
+
+        Args:
+            prompts: token ids of each.
+            rows: per prompt, what makes the row that says what may be written.
+            max_tokens: longest output.
+            temperature: 0 is greedy; otherwise sampled from the top_k tokens.
+        """
         ...
 
 
@@ -188,28 +212,27 @@ def generate_rows(
     model: PreTrainedModel,
     vocabulary: Vocabulary,
     prompts: Sequence[Sequence[int]],
-    rows: Sequence[Row],
+    rows: Sequence[Callable[[], Row]],
     max_tokens: int,
     *,
     temperature: float = 0.0,
     top_k: int = 100,
 ) -> list[list[int]]:
-    """The tokens written after each prompt of one batch, the end and what follows it left out.
-
-    Args:
-        prompts: token ids per row; padded on the left here.
-        rows: per prompt, what may be written; they know afterwards what was.
-        max_tokens: longest output.
-        temperature: 0 is greedy; otherwise sampled from the top_k tokens.
-    """
+    """`Write` by a model in memory: the prompts are one batch, padded on the left here."""
     ids, mask = padded(prompts, vocabulary.pad)
     sampling: dict[str, Any] = (
         {"do_sample": True, "temperature": temperature, "top_k": top_k}
         if temperature > 0
         else {"do_sample": False}
     )
-    written = _decode(model, vocabulary, ids, mask, rows, max_tokens, **sampling)[:, ids.shape[1] :].tolist()
+    made = [row() for row in rows]
+    written = _decode(model, vocabulary, ids, mask, made, max_tokens, **sampling)[:, ids.shape[1] :].tolist()
     return [out[: out.index(vocabulary.end)] if vocabulary.end in out else out for out in written]
+
+
+def writer(model: PreTrainedModel, vocabulary: Vocabulary) -> Write:
+    """What writes with a model in memory."""
+    return partial(generate_rows, model, vocabulary)
 
 
 @torch.no_grad()
@@ -300,8 +323,7 @@ def _decode(
 
 
 def generate_lists(
-    model: PreTrainedModel,
-    vocabulary: Vocabulary,
+    write: Write,
     prompts: Sequence[Sequence[int]],
     trees: Sequence[QueryTree],
     length: int,
@@ -314,13 +336,21 @@ def generate_lists(
     """Lists of at most `length` distinct queries for one batch of prompts.
 
     Args:
+        write: what writes with the model.
         prompts: token ids per row.
         trees: per row, what may be written.
         without: per row, distinct queries of the tree that may not be written.
         temperature: 0 is greedy; otherwise sampled from the top_k tokens.
     """
     barred = without or [()] * len(trees)
-    rows = [ListRow(tree, length, texts) for tree, texts in zip(trees, barred, strict=True)]
+    rows = [partial(ListRow, tree, length, texts) for tree, texts in zip(trees, barred, strict=True)]
     longest = length * tokens_per_query + 1
-    generate_rows(model, vocabulary, prompts, rows, longest, temperature=temperature, top_k=top_k)
-    return [row.queries() for row in rows]
+    outputs = write(prompts, rows, longest, temperature=temperature, top_k=top_k)
+    return [_read(row(), output) for row, output in zip(rows, outputs, strict=True)]
+
+
+def _read(row: ListRow, output: Sequence[int]) -> list[str]:
+    """The queries of a list that its row allowed."""
+    for token in output:
+        row.advance(token)
+    return row.queries()

@@ -14,7 +14,7 @@ from aigq.errors import StageError
 from aigq.history.item_prompt import ATTRIBUTES, ITEM_TOKENS, LEVELS
 from aigq.history.spelling import is_private
 from aigq.models import generator
-from aigq.models.decoding import QueryTree, generate_lists
+from aigq.models.decoding import QueryTree, generate_lists, writer
 from aigq.models.vocabulary import Vocabulary
 
 TEXT_TOKENS: Final = 48
@@ -59,7 +59,7 @@ class ItemWriter:
         if not (folder / "config.json").exists():
             raise StageError(f"no trained model at {folder}; run `aigq train item-text` first")
         self._vocabulary = Vocabulary.load(folder)
-        self._model = generator.load(folder)
+        self._write = writer(generator.load(folder), self._vocabulary)
         self._tree = QueryTree(writable(servable, self._vocabulary), self._vocabulary)
         self._batch_size = batch_size
 
@@ -71,8 +71,7 @@ class ItemWriter:
         for start in range(0, len(order), self._batch_size):
             rows = order[start : start + self._batch_size]
             written = generate_lists(
-                self._model,
-                self._vocabulary,
+                self._write,
                 [encoded[i] for i in rows],
                 [self._tree] * len(rows),
                 1,

@@ -9,12 +9,11 @@ issued cannot be a hint (METHOD section 4; privacy).
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-
-from transformers import PreTrainedModel
+from functools import partial
 
 from aigq.config_training import ThinkConfig
 from aigq.history.prompt import SEPARATOR
-from aigq.models.decoding import TOKENS_PER_QUERY, Choices, ListRow, Node, QueryTree, generate_rows
+from aigq.models.decoding import TOKENS_PER_QUERY, Choices, ListRow, Node, QueryTree, Write
 from aigq.models.think_grammar import DISCOVERY, INTEREST, THINK, Reading, Thought, index_token, read
 from aigq.models.vocabulary import END, Vocabulary
 from aigq.samples.interests import InterestPoint
@@ -116,7 +115,7 @@ class Marks:
 
 
 def generate_thoughts(
-    model: PreTrainedModel,
+    write: Write,
     marks: Marks,
     prompts: Sequence[Sequence[int]],
     behaviours: Sequence[int],
@@ -132,6 +131,7 @@ def generate_thoughts(
     """Thoughts of at most `length` distinct queries in all for one batch of prompts.
 
     Args:
+        write: what writes with the model.
         prompts: token ids per row.
         behaviours: per row, how many behaviours the prompt holds.
         trees: per row, what may be written as a query.
@@ -139,14 +139,12 @@ def generate_thoughts(
         without: per row, queries of the tree that may not be written.
     """
     barred = without or [()] * len(trees)
-    rows = [
-        ThinkRow(marks, ListRow(tree, length, texts), n, limits, reasoning=reasoning)
-        for tree, texts, n in zip(trees, barred, behaviours, strict=True)
-    ]
-    budget = longest(limits, length)
-    outputs = generate_rows(
-        model, marks.vocabulary, prompts, rows, budget, temperature=temperature, top_k=top_k
-    )
+
+    def row(tree: QueryTree, texts: Iterable[str], known: int) -> ThinkRow:
+        return ThinkRow(marks, ListRow(tree, length, texts), known, limits, reasoning=reasoning)
+
+    rows = [partial(row, *each) for each in zip(trees, barred, behaviours, strict=True)]
+    outputs = write(prompts, rows, longest(limits, length), temperature=temperature, top_k=top_k)
     end = marks.vocabulary.encode(END)
     readings = [read([*out, *end], marks.vocabulary, n) for out, n in zip(outputs, behaviours, strict=True)]
     return [_in_the_shops_words(reading, tree) for reading, tree in zip(readings, trees, strict=True)]

@@ -9,7 +9,7 @@ import numpy as np
 from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.history.prompt import PromptParts, PromptWriter, by_day, shared_profiles
-from aigq.models import generator
+from aigq.models import engine
 from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
@@ -72,7 +72,7 @@ class DirectGenerator:
         self._config, self._run = config, run
         self._only_new = only_new or config.samples.targets == "new"
         self._vocabulary = Vocabulary.load(folder)
-        self._model = generator.load(folder)
+        self._write = engine.opened(config.decoding, folder, self._vocabulary)
 
     def fit(self, prepared: Prepared) -> None:
         """Nothing is learned here: the weights come from `aigq train sft`."""
@@ -90,8 +90,7 @@ class DirectGenerator:
         trees = self._trees_of(moments)
         for rows in self._batches(prompts):
             drawn = generate_lists(
-                self._model,
-                self._vocabulary,
+                self._write,
                 [prompts[i] for i in rows],
                 [trees[moments[i].day] for i in rows],
                 n,

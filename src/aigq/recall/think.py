@@ -78,7 +78,7 @@ class ThinkGenerator(DirectGenerator):
         trees = self._trees_of(moments)
         for rows in self._batches([ids for ids, _ in encoded]):
             drawn = generate_thoughts(
-                self._model,
+                self._write,
                 self._marks,
                 [encoded[i][0] for i in rows],
                 [encoded[i][1] for i in rows],

@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from aigq.config_training import ThinkConfig
-from aigq.models.decoding import TOKENS_PER_QUERY, QueryTree, generate_lists
+from aigq.models.decoding import TOKENS_PER_QUERY, QueryTree, generate_lists, writer
 from aigq.models.think_decoding import Marks, generate_thoughts
 from aigq.models.vocabulary import Vocabulary
 from aigq.samples.interests import by_rank
@@ -54,9 +54,8 @@ def _lister(truth: dict[str, Any], vocabulary: Vocabulary) -> Draw:
     ) -> list[list[str]]:
         room = truth.get("tokens_per_query", TOKENS_PER_QUERY)
         barred = _barred(truth, rows)
-        return generate_lists(
-            model, vocabulary, prompts, trees, truth["length"], tokens_per_query=room, without=barred
-        )
+        write = writer(model, vocabulary)
+        return generate_lists(write, prompts, trees, truth["length"], tokens_per_query=room, without=barred)
 
     return draw
 
@@ -72,7 +71,7 @@ def _thinker(truth: dict[str, Any], vocabulary: Vocabulary) -> Draw:
     ) -> list[list[str]]:
         behaviours = [truth["behaviours"][i] for i in rows]
         written = generate_thoughts(
-            model,
+            writer(model, vocabulary),
             marks,
             prompts,
             behaviours,

@@ -1,0 +1,95 @@
+"""vLLM writes what transformers writes. What it needs: docs/real-models.md."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from aigq.config import DecodingConfig, PromptConfig
+from aigq.config_training import GeneratorConfig, ThinkConfig
+from aigq.errors import ConfigError
+from aigq.history.prompt import Behaviour, PromptParts, compressed, special_tokens
+from aigq.models import engine, generator
+from aigq.models.decoding import QueryTree, generate_lists
+from aigq.models.think_decoding import Marks, generate_thoughts
+from aigq.models.think_grammar import THINK_TOKENS
+from aigq.models.vocabulary import Vocabulary, train_tokenizer
+
+QUERIES = ["whole milk", "white bread", "milk", "牛奶", "egg nog 🎄", "whole milk organic", "a;;b"]
+TINY = GeneratorConfig(hidden_size=64, layers=2, heads=2, kv_heads=1, intermediate_size=64, vocab_size=300)
+FEW = {
+    "enforce_eager": True,
+    "max_num_seqs": 2,
+    "max_num_batched_tokens": 512,
+}  # requests wait and change places
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A saved model that knows Think's marks."""
+    special = special_tokens(PromptConfig(max_behaviours=4), [])
+    words = Vocabulary(train_tokenizer([(q, 5) for q in QUERIES[:3]], 300, special))
+    model = generator.build(TINY, words, context=512, seed=0)
+    words = generator.add_tokens(model, words, THINK_TOKENS)
+    path = tmp_path_factory.mktemp("model")
+    model.save_pretrained(path)
+    words.tokenizer.save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def writers(folder):
+    """Transformers and vLLM on the same weights."""
+    pytest.importorskip("vllm")
+    words = Vocabulary.load(folder)
+    fast = DecodingConfig(engine="vllm", engine_options=FEW)
+    return words, *(engine.opened(config, folder, words) for config in (DecodingConfig(), fast))
+
+
+def prompts(words):
+    texts = [["milk"], ["milk", "white bread", "牛奶"], ["egg nog 🎄"], ["whole milk", "milk"], []]
+    shown = [PromptParts([Behaviour(0, "search", text) for text in row]) for row in texts]
+    return [words.encode_prompt(compressed(parts), 200) for parts in shown], [len(row) for row in texts]
+
+
+def test_lists_are_the_same(writers):
+    words, *both = writers
+    trees = [QueryTree(QUERIES, words), QueryTree(QUERIES[:3], words), *[QueryTree(QUERIES, words)] * 3]
+    barred = [["milk"], [], ["牛奶", "a;;b"], [], []]
+    asked, _ = prompts(words)
+    slow, fast = (
+        generate_lists(write, asked, trees, 6, without=barred, tokens_per_query=40) for write in both
+    )
+    assert fast == slow
+    assert sorted(fast[1]) == sorted(QUERIES[:3])
+    assert "milk" not in fast[0]
+
+
+def test_sampled_lists_keep_to_the_rule(writers):
+    words, _, fast = writers
+    tree = QueryTree(QUERIES, words)
+    asked, _ = prompts(words)
+    lists = generate_lists(fast, asked * 8, [tree] * 40, 5, temperature=1.0, tokens_per_query=40)
+    assert all(len(set(one)) == len(one) == 5 and set(one) <= set(tree.queries) for one in lists)
+    assert len(set(map(tuple, lists))) > 5
+
+
+def test_thoughts_are_the_same(writers):
+    words, *both = writers
+    tree, marks = QueryTree(QUERIES, words), Marks.of(words)
+    limits = ThinkConfig(rationale_tokens=8, max_points=3, max_triggers=99)
+    asked, known = prompts(words)
+    slow, fast = (
+        generate_thoughts(write, marks, asked, known, [tree] * 5, 4, limits, reasoning=True) for write in both
+    )
+    assert fast == slow
+    assert all(thought.points for thought in fast)
+
+
+def test_an_engine_that_is_not_installed_is_named(folder):
+    try:
+        import vllm  # noqa: F401
+    except ModuleNotFoundError:
+        with pytest.raises(ConfigError, match=r"pip install 'aigq\[vllm\]'"):
+            engine.opened(DecodingConfig(engine="vllm"), folder, Vocabulary.load(folder))
+    else:
+        pytest.skip("vLLM is installed")
