@@ -192,11 +192,12 @@ class ThinkConfig(Section):
         description="after Direct's imitation so many steps on the ranker's lists in Think's form; "
         "null: none",
     )
-    imitation_renamed: float = Field(
-        0.0,
+    imitation_renamed: float | None = Field(
+        None,
         ge=0,
         le=1,
-        description="as sft.imitation_renamed; nothing links a renamed query to the behaviours of its point",
+        description="share of those lists whose queries swap names, which leaves nothing to link them to "
+        "behaviours; null: as in sft",
     )
     max_steps: int | None = Field(None, ge=1, description="steps on the labels; null: as in sft")
     learning_rate: float = Field(5e-4, gt=0, description="on the labels: more is new than for Direct")

@@ -44,6 +44,10 @@ def test_think_may_imitate_in_its_own_form_after_direct(row):
     assert variant(none, row).sft.imitation_epochs == 0
     sft = variant(some, row).sft
     assert (sft.imitation_epochs, sft.imitation_max_steps) == (2, 20)
+    assert sft.imitation_renamed == some.sft.imitation_renamed == 0.5
+    bare = parse({**SHOP, "think": {"imitation_max_steps": 20, "imitation_renamed": 0}})
+    assert variant(bare, row).sft.imitation_renamed == 0
+    assert variant(bare, "direct_il_sft").sft.imitation_renamed == 0.5
 
 
 @pytest.mark.parametrize("row", ["think_sft_ranked", "think_il_sft"])

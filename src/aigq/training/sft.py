@@ -43,7 +43,8 @@ def variant(config: Config, system: str) -> Config:
     if system in THINK:
         think, sft = config.think, config.sft
         changes: dict[str, Any] = {"learning_rate": think.learning_rate}
-        changes["imitation_renamed"] = think.imitation_renamed
+        if think.imitation_renamed is not None:
+            changes["imitation_renamed"] = think.imitation_renamed
         changes["max_steps"] = think.max_steps or sft.max_steps
         if system in FROM_DIRECT and think.from_direct:
             changes["imitation_max_steps"] = think.imitation_max_steps
