@@ -304,17 +304,24 @@ def doctor(
     store: Annotated[
         str | None, Parameter(help="Report on a store instead: keys and bytes by family.")
     ] = None,
+    events: Annotated[
+        str | None,
+        Parameter(
+            help="Report on an event log instead: what waits for the worker, what it set aside and why."
+        ),
+    ] = None,
     json: Json = False,
 ) -> int:
-    """Check Python, packages, processors, GPU, disk and settings, or a store."""
+    """Check Python, packages, processors, GPU, disk and settings, or a store and an event log."""
     from aigq.doctor import examine, render, to_dict
 
-    if store is not None:
-        from aigq.serving.report import report
-
-        checks = report(store)
-    else:
+    if store is None and events is None:
         checks = examine(run)
+    else:
+        from aigq.serving.report import events_report, report
+
+        checks = report(store) if store is not None else []
+        checks += events_report(events) if events is not None else []
     show(to_dict(checks), render(checks), as_json=json)
     return FAILED if any(check.status == "failed" for check in checks) else DONE
 

@@ -1,14 +1,23 @@
-"""`aigq doctor --store URL`: what a store holds, by family of keys."""
+"""`aigq doctor --store URL --events URL`: what a store holds, by family of keys, and what the worker left."""
 
 import asyncio
 import math
-from typing import NamedTuple
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Final, NamedTuple
 
 from aigq.doctor import Check
 from aigq.serving import keys
 from aigq.serving.catalog import current
+from aigq.serving.nearline import GROUP
 from aigq.serving.stores import Store, StoreError, open_store
 from aigq.serving.stores import shown as without_password
+from aigq.serving.streams import LogError, open_log
+from aigq.serving.streams.log import DeadLetter
+
+_LETTERS: Final = 1000  # dead letters that are looked at, the latest
+_REASONS: Final = 20  # lines about them
+_SHOWN: Final = 120  # bytes of an event that are shown
 
 
 class Family(NamedTuple):
@@ -23,6 +32,11 @@ class Family(NamedTuple):
 def report(url: str) -> list[Check]:
     """One check per family, and one for the table that is served. Raises UsageError for a wrong URL."""
     return asyncio.run(_report(url))
+
+
+def events_report(url: str) -> list[Check]:
+    """How far the worker is behind, and what it set aside, by reason. Raises UsageError for a wrong URL."""
+    return asyncio.run(_events_report(url))
 
 
 async def families(store: Store) -> list[Family]:
@@ -51,6 +65,43 @@ async def _report(url: str) -> list[Check]:
         "store", "warning" if pointer is None else "ok", f"{without_password(url)}: {served}{before}"
     )
     return [first, *map(_check, found)]
+
+
+async def _events_report(url: str) -> list[Check]:
+    try:
+        log = open_log(url)
+    except LogError as error:
+        return [Check("events", "failed", str(error))]
+    try:
+        behind = await log.backlog(GROUP)
+        letters = await log.dead_letters(_LETTERS)
+    except LogError as error:
+        return [Check("events", "failed", str(error))]
+    finally:
+        await log.close()
+    waiting = f", the oldest for {behind.oldest_s:,.0f} s" if behind.messages else ""
+    first = Check(
+        "events", "ok", f"{without_password(url)}: {behind.messages:,} wait for the worker{waiting}"
+    )
+    return [first, *_set_aside(letters)]
+
+
+def _set_aside(letters: list[DeadLetter]) -> list[Check]:
+    """One check per reason, the latest first, with its latest event."""
+    if not letters:
+        return [Check("set aside", "ok", "nothing")]
+    reasons: dict[str, list[DeadLetter]] = defaultdict(list)
+    for letter in letters:
+        reasons[letter.reason].append(letter)
+    checks = []
+    for reason, same in list(reasons.items())[:_REASONS]:
+        at = datetime.fromtimestamp(same[0].at, UTC).isoformat(timespec="seconds")
+        body = repr(same[0].body[:_SHOWN])[1:]
+        latest = f"latest {at}, user {same[0].user}: {body}{'…' * (len(same[0].body) > _SHOWN)}"
+        checks.append(Check("set aside", "warning", f"{len(same):,} times {reason}; {latest}"))
+    if len(reasons) > _REASONS:
+        checks.append(Check("set aside", "warning", f"{len(reasons) - _REASONS} other reasons"))
+    return checks
 
 
 def _check(family: Family) -> Check:
