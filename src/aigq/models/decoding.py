@@ -84,27 +84,28 @@ class Row(Protocol):
         ...
 
 
-class Write(Protocol):
-    """What writes after prompts: `writer` has transformers do it, models/vllm_engine.py has vLLM."""
+class Asked(NamedTuple):
+    """Outputs that are wanted together.
 
-    def __call__(
-        self,
-        prompts: Sequence[Sequence[int]],
-        rows: Sequence[Callable[[], Row]],
-        max_tokens: int,
-        *,
-        temperature: float = 0.0,
-        top_k: int = 100,
-    ) -> list[list[int]]:
-        """The tokens written after each prompt, the end and what follows it left out.
+    Args:
+        prompts: token ids of each.
+        rows: per prompt, what makes the row that says what may be written.
+        max_tokens: longest output.
+        temperature: 0 is greedy; otherwise sampled from the top_k tokens.
+    """
 
-        Args:
-            prompts: token ids of each.
-            rows: per prompt, what makes the row that says what may be written.
-            max_tokens: longest output.
-            temperature: 0 is greedy; otherwise sampled from the top_k tokens.
-        """
-        ...
+    prompts: Sequence[Sequence[int]]
+    rows: Sequence[Callable[[], Row]]
+    max_tokens: int
+    temperature: float = 0.0
+    top_k: int = 100
+
+
+Write = Callable[[Asked], list[list[int]]]
+"""The tokens written after each prompt, the end and what follows it left out.
+
+`writer` has transformers do it, models/vllm_engine.py has vLLM.
+"""
 
 
 class ListRow:
@@ -208,25 +209,17 @@ def keep_to_choices(rows: Sequence[Row], end: int, scores: torch.Tensor) -> torc
 
 
 @torch.no_grad()  # not inference_mode: weights that FSDP fetches there could not be trained afterwards
-def generate_rows(
-    model: PreTrainedModel,
-    vocabulary: Vocabulary,
-    prompts: Sequence[Sequence[int]],
-    rows: Sequence[Callable[[], Row]],
-    max_tokens: int,
-    *,
-    temperature: float = 0.0,
-    top_k: int = 100,
-) -> list[list[int]]:
+def generate_rows(model: PreTrainedModel, vocabulary: Vocabulary, asked: Asked) -> list[list[int]]:
     """`Write` by a model in memory: the prompts are one batch, padded on the left here."""
-    ids, mask = padded(prompts, vocabulary.pad)
+    ids, mask = padded(asked.prompts, vocabulary.pad)
     sampling: dict[str, Any] = (
-        {"do_sample": True, "temperature": temperature, "top_k": top_k}
-        if temperature > 0
+        {"do_sample": True, "temperature": asked.temperature, "top_k": asked.top_k}
+        if asked.temperature > 0
         else {"do_sample": False}
     )
-    made = [row() for row in rows]
-    written = _decode(model, vocabulary, ids, mask, made, max_tokens, **sampling)[:, ids.shape[1] :].tolist()
+    rows = [row() for row in asked.rows]
+    outputs = _decode(model, vocabulary, ids, mask, rows, asked.max_tokens, **sampling)
+    written = outputs[:, ids.shape[1] :].tolist()
     return [out[: out.index(vocabulary.end)] if vocabulary.end in out else out for out in written]
 
 
@@ -345,7 +338,7 @@ def generate_lists(
     barred = without or [()] * len(trees)
     rows = [partial(ListRow, tree, length, texts) for tree, texts in zip(trees, barred, strict=True)]
     longest = length * tokens_per_query + 1
-    outputs = write(prompts, rows, longest, temperature=temperature, top_k=top_k)
+    outputs = write(Asked(prompts, rows, longest, temperature, top_k))
     return [_read(row(), output) for row, output in zip(rows, outputs, strict=True)]
 
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from aigq.config_training import ThinkConfig
 from aigq.history.prompt import SEPARATOR
-from aigq.models.decoding import TOKENS_PER_QUERY, Choices, ListRow, Node, QueryTree, Write
+from aigq.models.decoding import TOKENS_PER_QUERY, Asked, Choices, ListRow, Node, QueryTree, Write
 from aigq.models.think_grammar import DISCOVERY, INTEREST, THINK, Reading, Thought, index_token, read
 from aigq.models.vocabulary import END, Vocabulary
 from aigq.samples.interests import InterestPoint
@@ -144,7 +144,7 @@ def generate_thoughts(
         return ThinkRow(marks, ListRow(tree, length, texts), known, limits, reasoning=reasoning)
 
     rows = [partial(row, *each) for each in zip(trees, barred, behaviours, strict=True)]
-    outputs = write(prompts, rows, longest(limits, length), temperature=temperature, top_k=top_k)
+    outputs = write(Asked(prompts, rows, longest(limits, length), temperature, top_k))
     end = marks.vocabulary.encode(END)
     readings = [read([*out, *end], marks.vocabulary, n) for out, n in zip(outputs, behaviours, strict=True)]
     return [_in_the_shops_words(reading, tree) for reading, tree in zip(readings, trees, strict=True)]

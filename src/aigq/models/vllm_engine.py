@@ -5,14 +5,13 @@ have the interface of vLLM's model runner V1, which is set here, before vLLM is 
 """
 
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from transformers import AutoConfig
 
-from aigq.models.decoding import Row, keep_to_choices
+from aigq.models.decoding import Asked, Row, keep_to_choices
 
 os.environ |= {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
@@ -78,43 +77,27 @@ class VllmWriter:
 
     def __init__(self, folder: Path, end: int, options: dict[str, Any]) -> None:
         saved = AutoConfig.from_pretrained(folder).dtype
-        given = {
-            "dtype": str(saved or torch.float32).removeprefix("torch."),
-            "disable_log_stats": True,
-            **options,
-        }
-        self.engine = LLM(
-            model=str(folder),
-            logits_processors=[RowLogits],
-            async_scheduling=False,
-            **given,
-        )
+        dtype = str(saved or torch.float32).removeprefix("torch.")
+        given = {"dtype": dtype, "disable_log_stats": True, **options}
+        self.engine = LLM(str(folder), logits_processors=[RowLogits], async_scheduling=False, **given)
         self._end = end
         self._context = int(self.engine.model_config.max_model_len)
 
-    def __call__(
-        self,
-        prompts: Sequence[Sequence[int]],
-        rows: Sequence[Callable[[], Row]],
-        max_tokens: int,
-        *,
-        temperature: float = 0.0,
-        top_k: int = 100,
-    ) -> list[list[int]]:
+    def __call__(self, asked: Asked) -> list[list[int]]:
         """See `aigq.models.decoding.Write`; as many prompts as fit the GPU are written at once."""
         settings = [
             SamplingParams(
-                temperature=temperature,
-                top_k=top_k,
-                max_tokens=min(max_tokens, self._context - len(prompt)),
+                temperature=asked.temperature,
+                top_k=asked.top_k,
+                max_tokens=min(asked.max_tokens, self._context - len(prompt)),
                 stop_token_ids=[self._end],
                 detokenize=False,
                 # a lambda, as what is no plain function would be copied
                 extra_args={_ROW: lambda row=row: row(), _END: self._end},
             )
-            for prompt, row in zip(prompts, rows, strict=True)
+            for prompt, row in zip(asked.prompts, asked.rows, strict=True)
         ]
-        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
+        requests = [{"prompt_token_ids": list(prompt)} for prompt in asked.prompts]
         outputs = self.engine.generate(requests, settings, use_tqdm=False)  # type: ignore[arg-type]
         written = [list(output.outputs[0].token_ids) for output in outputs]
         return [out[: out.index(self._end)] if self._end in out else out for out in written]
