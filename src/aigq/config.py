@@ -85,6 +85,11 @@ class SamplesConfig(Section):
     )
     train_min_history: int = Field(0, ge=0, description="the same for training samples")
 
+    @property
+    def only_new(self) -> bool:
+        """Whether nothing but queries new to the shopper is learned and written: discovery."""
+        return self.targets == "new"
+
 
 class PromptConfig(Section):
     """What the model reads. Paper section 3.1 (compression); our additions: favourites and trending."""

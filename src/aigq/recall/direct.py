@@ -25,7 +25,7 @@ def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter
         UsageError: the ranker of new queries shall order the shopper's own ones.
     """
     prompt, k_users = config.prompt, config.samples.k_users
-    if prompt.favourites_by == "ranker" and config.samples.targets == "new":
+    if prompt.favourites_by == "ranker" and config.samples.only_new:
         raise UsageError(
             "prompt.favourites_by=ranker: with samples.targets=new it knows no own queries; use frequency"
         )
@@ -70,7 +70,7 @@ class DirectGenerator:
             raise StageError(f"no trained model at {folder}; run `aigq train sft` first")
         self.name = name
         self._config, self._run = config, run
-        self._only_new = only_new or config.samples.targets == "new"
+        self._only_new = only_new or config.samples.only_new
         self._vocabulary = Vocabulary.load(folder)
         self._write = engine.opened(config.decoding, folder, self._vocabulary)
 

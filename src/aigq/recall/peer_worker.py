@@ -11,6 +11,7 @@ script. FOLDER holds `job.json` and the Parquet files named there; integers ever
 import json
 import pickle
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def to_lists(moments: np.ndarray, scores: np.ndarray, n: int) -> pa.Table:
     )
 
 
-class Linear:
+class Linear(ABC):
     """EASE (rectools) and ALS (implicit): scores of all items from a row of decayed frequencies."""
 
     def __init__(self, job: dict[str, Any]) -> None:
@@ -86,9 +87,9 @@ class Linear:
             for i in range(0, max(1, len(moments)), 512)
         )
 
+    @abstractmethod
     def scores(self, known: sparse.csr_matrix) -> np.ndarray:
         """Scores (M, items)."""
-        raise NotImplementedError
 
 
 class Ease(Linear):

@@ -62,7 +62,7 @@ class Ranker:
     @classmethod
     def of(cls, config: Config, run: Path) -> "Ranker":
         """The one ranker of a run."""
-        folder, only_new = run / "channels" / cls.name, config.samples.targets == "new"
+        folder, only_new = run / "channels" / cls.name, config.samples.only_new
         return cls(config.channels.ranker, config.samples.k_users, config.seed, folder, only_new=only_new)
 
     def fit(self, prepared: Prepared) -> None:

@@ -150,7 +150,7 @@ def _write_behaviours(
 ) -> tuple[list[ir.Table], list[ir.Table]]:
     """Writes the behaviours; returns the samples and the exposures of each part, kept, before filters."""
     unit, validation = config.samples.unit, epoch_day(config.split.validation_from)
-    only_new = config.samples.targets == "new"
+    only_new = config.samples.only_new
     made, seen = [], []
     for part in parts:
         rows = keep(worded(part.events))

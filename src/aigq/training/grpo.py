@@ -151,7 +151,7 @@ def make_task(
     counts = CausalCounts(prepared.query_days, None)
     trees = {day: QueryTree(counts.servable(day, k), vocabulary) for day in {m.day for m in moments}}
     ids = [prompt for prompt, _ in encoded]
-    barred = [issued(m) for m in moments] if config.samples.targets == "new" else []
+    barred = [issued(m) for m in moments] if config.samples.only_new else []
     return il_grpo.Task(ids, [trees[m.day] for m in moments], judge, prepared.category_of, form, barred)
 
 

@@ -32,7 +32,7 @@ def rankings(config: Config, run: Path, prepared: Prepared, moments: Sequence[Mo
 
 def may_name(config: Config, allowed: set[str], moment: Moment) -> set[str]:
     """What lists of a moment may name: `allowed`, where they discover without the shopper's own queries."""
-    return allowed - issued(moment) if config.samples.targets == "new" else allowed
+    return allowed - issued(moment) if config.samples.only_new else allowed
 
 
 def training_samples(config: Config, prepared: Prepared, *, think: bool) -> pa.Table:

@@ -137,7 +137,7 @@ def _write_valid(maker: _Maker, valid: pa.Table) -> None:
         "servable": {day: sorted(counts.servable(day, config.samples.k_users)) for day in sorted(set(days))},
         "length": config.samples.list_length,
     }
-    if config.samples.targets == "new":
+    if config.samples.only_new:
         truth["issued"] = [sorted(issued(moment)) for moment in read.moments]
     if maker.thinker is not None:
         truth["behaviours"], truth["think"] = read.behaviours, config.think.model_dump(mode="json")
