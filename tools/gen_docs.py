@@ -16,7 +16,7 @@ from rich.console import Console
 
 from aigq.cli import app
 from aigq.config import Config
-from aigq.evaluation.render import discovers, footnotes, title
+from aigq.evaluation.render import STEPS_TITLE, discovers, footnotes, step_cell, stepped, title
 from aigq.systems import NEW, base
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -113,6 +113,7 @@ def results() -> str:
             text.append(
                 f"| {row['system']} | " + " | ".join([*cells, _difference(row), _trained(row)]) + " |"
             )
+        text += _steps(table)
         text += ["", *(f"- {line}" for line in [*footnotes(table), *_made(table), _packages(table)]), ""]
     return "\n".join(text)
 
@@ -148,6 +149,20 @@ def _short(row: dict[str, Any]) -> str:
 
 def _interval(value: float | None, ci: list[float]) -> str:
     return "–" if value is None else f"{value:.4f} [{ci[0]:.4f}, {ci[1]:.4f}]"
+
+
+def _steps(table: dict[str, Any]) -> list[str]:
+    """The paired differences of the paper's steps; tables of before they were there lack them."""
+    if not table.get("steps"):
+        return []
+    columns = stepped()
+    heads = ["step", *(column.heading(table["k"]) for column in columns)]
+    lines = ["", f"{STEPS_TITLE}; *: the interval leaves out 0.", ""]
+    lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for step in table["steps"]:
+        cells = [f"{step['row']} – {step['above']}", *(step_cell(step, column) for column in columns)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _difference(row: dict[str, Any]) -> str:

@@ -1,5 +1,6 @@
 """Names of the rows of a table."""
 
+from collections.abc import Sequence
 from typing import Final
 
 DIRECT: Final = ("direct_sft", "direct_sft_ranked", "direct_il_sft")
@@ -36,6 +37,36 @@ AIGQ_CHANNELS: Final = ("u2q", "x2q")
 
 NEW: Final = ":new"
 """Ends the name of a row whose lists leave out the shopper's own earlier queries, see recall/only_new.py."""
+
+
+STEPS: Final = (
+    ("direct_sft_ranked", "direct_sft"),
+    ("direct_il_sft", "direct_sft_ranked"),
+    ("direct_il_sft", "direct_sft"),
+    ("direct_grpo", "direct_il_sft"),
+    ("direct_il_grpo", "direct_il_sft"),
+    ("direct_il_grpo", "direct_grpo"),
+    ("think_sft_ranked", "think_sft"),
+    ("think_il_sft", "think_sft_ranked"),
+    ("think_il_sft", "think_sft"),
+    ("think_grpo", "think_il_sft"),
+    ("think_il_grpo", "think_il_sft"),
+    ("think_il_grpo", "think_grpo"),
+    ("think_il_sft", "direct_il_sft"),
+    ("think_il_grpo", "direct_il_grpo"),
+    ("direct_il_grpo", "ebr"),
+    ("think_il_grpo", "ebr"),
+    ("blend", "u2q"),
+    ("blend", "x2q"),
+)
+"""Steps and relations of the paper's tables, METHOD section 7: a row, and the one that it is above there."""
+
+
+def steps(rows: Sequence[str]) -> list[tuple[str, str]]:
+    """Those of STEPS whose rows are there, and large language models against `ebr`."""
+    there = set(rows)
+    asked = [(row, "ebr") for row in rows if row.startswith("zero_shot:")]
+    return [(row, other) for row, other in (*STEPS, *asked) if {row, other} <= there]
 
 
 def base(row: str) -> str:

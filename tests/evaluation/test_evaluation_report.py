@@ -60,6 +60,18 @@ def test_plain_text_when_piped():
     assert render.DASH in text  # no seconds for the other row
 
 
+def test_steps_of_the_method_are_told_with_their_intervals(tmp_path):
+    result, parts = evaluated({"direct_sft": OTHER, "direct_il_sft": LISTS})
+    step = r"direct_il_sft – direct_sft.{1,30}\+1\.0000\* \[1\.0000, 1\.0000\]"
+    assert re.search(step, printed(result))
+    html = write_report(result, tmp_path, **parts).read_text(encoding="utf-8")
+    assert "<h2>Steps of the method</h2>" in html
+    assert re.search(step, html)
+    result, parts = evaluated()
+    assert "Steps" not in printed(result)
+    assert "Steps" not in write_report(result, tmp_path, **parts).read_text(encoding="utf-8")
+
+
 def test_a_table_of_before_a_metric_was_there_is_shown_without_it():
     result = evaluated()[0]
     for row in result["rows"]:

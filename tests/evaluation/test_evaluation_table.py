@@ -105,6 +105,16 @@ def test_identical_rows_do_not_differ():
         assert difference == {"mean": 0.0, "ci95": [0.0, 0.0], "significant": False}
 
 
+def test_steps_of_the_method_are_compared_where_their_rows_are_there():
+    names = {"ebr": BAD, "direct_sft": BAD, "direct_il_sft": GOOD, "zero_shot:gpt": GOOD, "popular": GOOD}
+    result, rows = evaluate(names, compare_to="direct_sft")
+    steps = {(step["row"], step["above"]): step["difference"] for step in result["steps"]}
+    assert list(steps) == [("direct_il_sft", "direct_sft"), ("zero_shot:gpt", "ebr")]
+    assert steps["direct_il_sft", "direct_sft"] == rows["direct_il_sft"]["difference"]
+    assert steps["zero_shot:gpt", "ebr"]["query_hr"]["mean"] == pytest.approx(0.875)
+    assert evaluate({"good": GOOD, "bad": BAD})[0]["steps"] == []
+
+
 def test_users_may_come_in_any_order():
     backwards = SAMPLES.take([2, 1, 0])
     assert evaluate({"good": GOOD}, backwards)[1] == evaluate({"good": GOOD})[1]

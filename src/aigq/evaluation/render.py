@@ -13,6 +13,7 @@ from rich.text import Text
 PLAIN_WIDTH = 240
 FEW_USERS = 30
 DASH = "–"
+STEPS_TITLE = "Steps of the method: the first row minus the second, on the same users"
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,9 @@ def show(result: Mapping[str, Any], *, console: Console | None = None) -> None:
         console = Console(file=console.file, width=PLAIN_WIDTH, no_color=True, highlight=False)
     console.print(Text(title(result), style="bold"))
     console.print(rich_table(result, console))
+    if result.get("steps"):
+        console.print(Text(STEPS_TITLE, style="bold"))
+        console.print(steps_table(result))
     for line in footnotes(result):
         console.print(Text(line, style="dim"))
 
@@ -85,6 +89,36 @@ def rich_table(result: Mapping[str, Any], console: Console) -> Table:
         cells = [_cell(result, row, column, console.is_terminal) for column in columns]
         table.add_row(Text(row["system"]), *cells)
     return table
+
+
+def steps_table(result: Mapping[str, Any]) -> Table:
+    """One line per step of the method, see `aigq.systems.STEPS`."""
+    columns = stepped()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("Step", no_wrap=True)
+    for column in columns:
+        table.add_column(column.heading(result["k"]), justify="right", no_wrap=True)
+    for step in result["steps"]:
+        cells = [Text(step_cell(step, column)) for column in columns]
+        table.add_row(Text(f"{step['row']} – {step['above']}"), *cells)
+    return table
+
+
+def stepped() -> list[Column]:
+    """Columns that steps are told in."""
+    return [column for column in COLUMNS if column.key in ("query_hr", "cate_hr", "unique_cates")]
+
+
+def step_cell(step: Mapping[str, Any], column: Column) -> str:
+    """+mean [low, high]; * where the interval leaves out 0."""
+    found = step["difference"][column.key]
+    if found["mean"] is None:
+        return DASH
+    low, high = found["ci95"]
+    mark = "*" if found["significant"] else ""
+    return (
+        f"{found['mean']:+.{column.decimals}f}{mark} [{low:.{column.decimals}f}, {high:.{column.decimals}f}]"
+    )
 
 
 def mode_text(result: Mapping[str, Any]) -> str:

@@ -44,6 +44,7 @@ def write_report(
     sections = [
         _header(result),
         _section("Results", _table(result) + _notes(result)),
+        *_steps(result),
         *_chart_sections(result),
         *_training(run),
         _section("Lists", _checks(result)),
@@ -123,6 +124,22 @@ def _notes(result: Mapping[str, Any]) -> str:
         f'<ul class="notes">{lines}</ul>'
         f'<details><summary>What the columns mean</summary><dl class="meanings">{meanings}</dl></details>'
     )
+
+
+def _steps(result: Mapping[str, Any]) -> list[str]:
+    if not result["steps"]:
+        return []
+    columns = render.stepped()
+    headings = "".join(f'<th scope="col">{escape(c.heading(result["k"]))}</th>' for c in columns)
+    body = "".join(
+        f'<tr><th scope="row">{escape(step["row"])} – {escape(step["above"])}</th>'
+        + "".join(f"<td>{escape(render.step_cell(step, column))}</td>" for column in columns)
+        + "</tr>"
+        for step in result["steps"]
+    )
+    head = f"<thead><tr><th scope='col'>Step</th>{headings}</tr></thead>"
+    table = _scroll(f"<table>{head}<tbody>{body}</tbody></table>")
+    return [_section("Steps of the method", f"<p>{escape(render.STEPS_TITLE)}.</p>{table}")]
 
 
 def _chart_sections(result: Mapping[str, Any]) -> list[str]:

@@ -35,7 +35,7 @@ from aigq.prepared import Prepared
 from aigq.progress import note
 from aigq.recall.channel import BenchMissing, RecallChannel
 from aigq.runs import installed
-from aigq.systems import NEW
+from aigq.systems import NEW, steps
 from aigq.tables import Split
 
 _NOT_READ: Any = {"replay": True, "data": {"path"}, "history": {"memory_limit"}}
@@ -80,7 +80,8 @@ def evaluate_rows(
         if supply and system in supply:
             row["supply"] = shares(supply[system], judge.k)
         rows.append(row)
-    cleaned: dict[str, Any] = clean(_header(judge, prepared, config, samples, compare) | {"rows": rows})
+    header = _header(judge, prepared, config, samples, compare)
+    cleaned: dict[str, Any] = clean(header | {"rows": rows, "steps": _steps(names, values, config)})
     return cleaned
 
 
@@ -221,6 +222,18 @@ def _compared(
         paired = (~np.isnan(difference)).sum(axis=0)
         row["difference"] = _difference(names, means[n:], ci[n:], paired)
     return row
+
+
+def _steps(names: list[str], values: Mapping[str, np.ndarray], config: Config) -> list[dict[str, Any]]:
+    """Paired differences of the paper's steps between rows that are there."""
+    found = []
+    for row, above in steps(list(values)):
+        difference = values[row] - values[above]
+        ci = intervals.bootstrap95(difference, config.evaluation.bootstrap, config.seed)
+        paired = (~np.isnan(difference)).sum(axis=0)
+        means = intervals.mean_over_users(difference)
+        found.append({"row": row, "above": above, "difference": _difference(names, means, ci, paired)})
+    return found
 
 
 def _row(
