@@ -116,9 +116,8 @@ def step_cell(step: Mapping[str, Any], column: Column) -> str:
         return DASH
     low, high = found["ci95"]
     mark = "*" if found["significant"] else ""
-    return (
-        f"{found['mean']:+.{column.decimals}f}{mark} [{low:.{column.decimals}f}, {high:.{column.decimals}f}]"
-    )
+    digits = max(column.decimals, 2)  # a difference may be smaller than what a value is rounded to
+    return f"{found['mean']:+.{digits}f}{mark} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def mode_text(result: Mapping[str, Any]) -> str:
