@@ -6,10 +6,10 @@ import pyarrow.parquet as pq
 import pytest
 from small_logs import START, event
 
-from aigq.config import parse
+from aigq.config import SamplesConfig, parse
 from aigq.errors import EmptyLogError, SourceError
 from aigq.prepared import Prepared
-from aigq.samples.prepare import prepare
+from aigq.samples.prepare import fingerprint_of, prepare
 from aigq.tables import EVENTS, ITEMS, PREPARED_TABLES, USERS
 
 DAY = 1440
@@ -100,6 +100,16 @@ def test_the_same_input_is_not_prepared_twice(tmp_path):
     assert after == {name: content for name, (_, content) in before.items()}
     assert prepare(config(tables, min_history=3), run)["fingerprint"] != first["fingerprint"]
     assert [p.name for p in run.iterdir()] == ["prepared"]
+
+
+def test_a_key_of_a_later_version_leaves_a_run_as_it_is(tmp_path):
+    tables, run = write(tmp_path / "t", one_user()), tmp_path / "run"
+    known = fingerprint_of(config(tables), run)
+    later = type("Later", (SamplesConfig,), {"__annotations__": {"younger": int}, "younger": 3})
+    settings = later.model_validate(config(tables).samples.model_dump())
+    assert fingerprint_of(config(tables).model_copy(update={"samples": settings}), run) == known
+    changed = settings.model_copy(update={"younger": 4})
+    assert fingerprint_of(config(tables).model_copy(update={"samples": changed}), run) != known
 
 
 def test_an_empty_split_names_the_dates_present_and_keeps_what_was_there(tmp_path):

@@ -81,8 +81,9 @@ def prepare(config: Config, run: Path, *, force: bool = False) -> dict[str, Any]
 
 def fingerprint_of(config: Config, run: Path) -> str:
     """A hash of all that `prepare` reads: input files, generated texts, its sections of the config."""
-    sections = ("split", "samples")
-    settings: list[Any] = [getattr(config, section).model_dump(mode="json") for section in sections]
+    sections = (config.split, config.samples)
+    # without defaults, so that a key of a later version of aigq leaves the runs of an earlier one as they are
+    settings: list[Any] = [section.model_dump(mode="json", exclude_defaults=True) for section in sections]
     settings.append(config.history.session_gap_minutes)
     if (written := _item_text(config, run)) is not None:
         settings.append(hashlib.blake2b(json.dumps(written.to_pydict()).encode()).hexdigest())
