@@ -16,7 +16,15 @@ from rich.console import Console
 
 from aigq.cli import app
 from aigq.config import Config
-from aigq.evaluation.render import STEPS_TITLE, discovers, footnotes, step_cell, stepped, title
+from aigq.evaluation.render import (
+    STEPS_MEANING,
+    STEPS_TITLE,
+    discovers,
+    footnotes,
+    step_cell,
+    stepped,
+    title,
+)
 from aigq.systems import NEW, base
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -157,7 +165,7 @@ def _steps(table: dict[str, Any]) -> list[str]:
         return []
     columns = stepped()
     heads = ["step", *(column.heading(table["k"]) for column in columns)]
-    lines = ["", f"{STEPS_TITLE}; *: the interval leaves out 0.", ""]
+    lines = ["", f"{STEPS_TITLE}. {STEPS_MEANING}", ""]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for step in table["steps"]:
         cells = [f"{step['row']} – {step['above']}", *(step_cell(step, column) for column in columns)]

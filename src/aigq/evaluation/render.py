@@ -13,7 +13,8 @@ from rich.text import Text
 PLAIN_WIDTH = 240
 FEW_USERS = 30
 DASH = "–"
-STEPS_TITLE = "Steps of the method: the first row minus the second, on the same users"
+STEPS_TITLE = "Steps of the method"
+STEPS_MEANING = "The first row minus the second, on the same users; *: the interval leaves out 0."
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def show(result: Mapping[str, Any], *, console: Console | None = None) -> None:
     if result.get("steps"):
         console.print(Text(STEPS_TITLE, style="bold"))
         console.print(steps_table(result))
+        console.print(Text(STEPS_MEANING, style="dim"))
     for line in footnotes(result):
         console.print(Text(line, style="dim"))
 

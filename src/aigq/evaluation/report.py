@@ -139,7 +139,7 @@ def _steps(result: Mapping[str, Any]) -> list[str]:
     )
     head = f"<thead><tr><th scope='col'>Step</th>{headings}</tr></thead>"
     table = _scroll(f"<table>{head}<tbody>{body}</tbody></table>")
-    return [_section("Steps of the method", f"<p>{escape(render.STEPS_TITLE)}.</p>{table}")]
+    return [_section(render.STEPS_TITLE, f"<p>{escape(render.STEPS_MEANING)}</p>{table}")]
 
 
 def _chart_sections(result: Mapping[str, Any]) -> list[str]:
