@@ -21,8 +21,7 @@ from aigq.evaluation.render import (
     STEPS_TITLE,
     discovers,
     footnotes,
-    step_cell,
-    stepped,
+    step_lines,
     title,
 )
 from aigq.systems import NEW, base
@@ -163,14 +162,10 @@ def _steps(table: dict[str, Any]) -> list[str]:
     """The paired differences of the paper's steps; tables of before they were there lack them."""
     if not table.get("steps"):
         return []
-    columns = stepped()
-    heads = ["step", *(column.heading(table["k"]) for column in columns)]
+    heads, rows = step_lines(table)
     lines = ["", f"{STEPS_TITLE}. {STEPS_MEANING}", ""]
     lines += [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for step in table["steps"]:
-        cells = [f"{step['row']} – {step['above']}", *(step_cell(step, column) for column in columns)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+    return lines + [f"| {' | '.join(row)} |" for row in rows]
 
 
 def _difference(row: dict[str, Any]) -> str:

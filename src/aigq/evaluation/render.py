@@ -94,24 +94,27 @@ def rich_table(result: Mapping[str, Any], console: Console) -> Table:
 
 
 def steps_table(result: Mapping[str, Any]) -> Table:
-    """One line per step of the method, see `aigq.systems.STEPS`."""
-    columns = stepped()
+    """One line per step of the method."""
+    heads, lines = step_lines(result)
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("Step", no_wrap=True)
-    for column in columns:
-        table.add_column(column.heading(result["k"]), justify="right", no_wrap=True)
-    for step in result["steps"]:
-        cells = [Text(step_cell(step, column)) for column in columns]
-        table.add_row(Text(f"{step['row']} – {step['above']}"), *cells)
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="right" if i else "left", no_wrap=True)
+    for line in lines:
+        table.add_row(*map(Text, line))
     return table
 
 
-def stepped() -> list[Column]:
-    """Columns that steps are told in."""
-    return [column for column in COLUMNS if column.key in ("query_hr", "cate_hr", "unique_cates")]
+def step_lines(result: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Headings, and a line of cells per step of the method, see `aigq.systems.STEPS`."""
+    columns = [column for column in COLUMNS if column.key in ("query_hr", "cate_hr", "unique_cates")]
+    heads = ["Step", *(column.heading(result["k"]) for column in columns)]
+    return heads, [
+        [f"{step['row']} – {step['above']}", *(_step_cell(step, column) for column in columns)]
+        for step in result["steps"]
+    ]
 
 
-def step_cell(step: Mapping[str, Any], column: Column) -> str:
+def _step_cell(step: Mapping[str, Any], column: Column) -> str:
     """+mean [low, high]; * where the interval leaves out 0."""
     found = step["difference"][column.key]
     if found["mean"] is None:

@@ -129,16 +129,7 @@ def _notes(result: Mapping[str, Any]) -> str:
 def _steps(result: Mapping[str, Any]) -> list[str]:
     if not result["steps"]:
         return []
-    columns = render.stepped()
-    headings = "".join(f'<th scope="col">{escape(c.heading(result["k"]))}</th>' for c in columns)
-    body = "".join(
-        f'<tr><th scope="row">{escape(step["row"])} – {escape(step["above"])}</th>'
-        + "".join(f"<td>{escape(render.step_cell(step, column))}</td>" for column in columns)
-        + "</tr>"
-        for step in result["steps"]
-    )
-    head = f"<thead><tr><th scope='col'>Step</th>{headings}</tr></thead>"
-    table = _scroll(f"<table>{head}<tbody>{body}</tbody></table>")
+    table = _plain_table(*render.step_lines(result))
     return [_section(render.STEPS_TITLE, f"<p>{escape(render.STEPS_MEANING)}</p>{table}")]
 
 
@@ -168,20 +159,27 @@ def _training(run: Path) -> list[str]:
 
 def _checks(result: Mapping[str, Any]) -> str:
     rules = ("valid", "empty", "too_long", "repeats", "unservable")
-    labels = ("Valid lists", "Empty", "Too long", "With repeats", "Not servable")
-    heads = "".join(f'<th scope="col">{label}</th>' for label in labels)
-    rows = "".join(
-        f'<tr><th scope="row">{escape(row["system"])}</th>'
-        + "".join(f"<td>{render.percent(row['validity'][rule])}</td>" for rule in rules)
-        + "</tr>"
-        for row in result["rows"]
-    )
+    heads = ["System", "Valid lists", "Empty", "Too long", "With repeats", "Not servable"]
+    lines = [
+        [row["system"], *(render.percent(row["validity"][rule]) for rule in rules)] for row in result["rows"]
+    ]
     rule = (
         f"A list is valid when it holds 1 to {result['k']} queries, none twice, each issued by at least "
         f"{result['k_users']} distinct users before the day it is shown."
     )
-    table = f"<table><thead><tr><th scope='col'>System</th>{heads}</tr></thead><tbody>{rows}</tbody></table>"
-    return f"<p>{rule}</p>{_scroll(table)}"
+    return f"<p>{rule}</p>{_plain_table(heads, lines)}"
+
+
+def _plain_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Lines of texts, the first of each its heading."""
+    columns = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    body = "".join(
+        f'<tr><th scope="row">{escape(line[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in line[1:])
+        + "</tr>"
+        for line in lines
+    )
+    return _scroll(f"<table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table>")
 
 
 def _footer(result: Mapping[str, Any]) -> str:
