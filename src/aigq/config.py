@@ -133,8 +133,10 @@ class DecodingConfig(Section):
     top_k: int = Field(100, ge=1, description="only when temperature is above 0")
     batch_size: int = Field(64, ge=1, description="prompts generated together")
     reasoning: bool = Field(True, description="Think reasons before it writes; false: answer only")
-    engine: Literal["transformers", "vllm"] = Field(
-        "transformers", description="vllm (extra vllm): many prompts at once on a GPU; the same lists"
+    engine: Literal["transformers", "onnx", "vllm"] = Field(
+        "transformers",
+        description="what writes the same lists: onnx (extra onnx) faster on a processor, vllm (extra vllm) "
+        "many prompts at once on a GPU",
     )
     engine_options: dict[str, Any] = Field(
         {}, description="further arguments of vllm.LLM, such as gpu_memory_utilization"

@@ -13,15 +13,24 @@ def opened(config: DecodingConfig, folder: Path, vocabulary: Vocabulary) -> Writ
     """What writes with the model in `folder`.
 
     Raises:
-        ConfigError: the engine is vLLM, and it is not installed.
+        ConfigError: the engine is not installed, takes no options, or cannot write with this model.
     """
+    if config.engine_options and config.engine != "vllm":
+        raise ConfigError(f"decoding.engine_options are vLLM's; {config.engine} takes none")
     if config.engine == "transformers":
         return writer(generator.load(folder), vocabulary)
     try:
+        if config.engine == "onnx":
+            import onnxruntime_genai  # noqa: F401 - its builder runs in a process of its own
+
+            from aigq.models.onnx_engine import OnnxWriter
+
+            return OnnxWriter(folder, vocabulary.end)
         from aigq.models.vllm_engine import VllmWriter
+
+        return VllmWriter(folder, vocabulary.end, config.engine_options)
     except ModuleNotFoundError as error:
         raise ConfigError(
-            f"decoding.engine=vllm: {error.name} is not installed; run `pip install 'aigq[vllm]'`, or set "
-            "decoding.engine=transformers"
+            f"decoding.engine={config.engine}: {error.name} is not installed; run `pip install "
+            f"'aigq[{config.engine}]'`, or set decoding.engine=transformers"
         ) from None
-    return VllmWriter(folder, vocabulary.end, config.engine_options)

@@ -1,4 +1,9 @@
-"""vLLM writes what transformers writes. What it needs: docs/real-models.md."""
+"""ONNX Runtime and vLLM write what transformers writes. What vLLM needs: docs/real-models.md."""
+
+import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -8,7 +13,7 @@ from aigq.config import DecodingConfig, PromptConfig
 from aigq.config_training import GeneratorConfig, ThinkConfig
 from aigq.errors import ConfigError
 from aigq.history.prompt import Behaviour, PromptParts, compressed, special_tokens
-from aigq.models import engine, generator
+from aigq.models import engine, generator, onnx_engine
 from aigq.models.decoding import QueryTree, generate_lists
 from aigq.models.think_decoding import Marks, generate_thoughts
 from aigq.models.think_grammar import THINK_TOKENS
@@ -21,6 +26,11 @@ FEW = {
     "max_num_seqs": 2,
     "max_num_batched_tokens": 512,
 }  # requests wait and change places
+FAST = {
+    "onnx": DecodingConfig(engine="onnx"),
+    "vllm": DecodingConfig(engine="vllm", engine_options=FEW),
+}
+MODULE = {"onnx": "onnxruntime_genai", "vllm": "vllm"}
 
 
 @pytest.fixture(scope="module")
@@ -36,13 +46,13 @@ def folder(tmp_path_factory):
     return path
 
 
-@pytest.fixture(scope="module")
-def writers(folder):
-    """Transformers and vLLM on the same weights."""
-    pytest.importorskip("vllm")
+@pytest.fixture(scope="module", params=list(FAST))
+def writers(folder, request):
+    """Transformers and another engine on the same weights."""
+    pytest.importorskip(MODULE[request.param])
     words = Vocabulary.load(folder)
-    fast = DecodingConfig(engine="vllm", engine_options=FEW)
-    return words, *(engine.opened(config, folder, words) for config in (DecodingConfig(), fast))
+    both = (DecodingConfig(), FAST[request.param])
+    return words, *(engine.opened(config, folder, words) for config in both)
 
 
 def prompts(words):
@@ -85,11 +95,43 @@ def test_thoughts_are_the_same(writers):
     assert all(thought.points for thought in fast)
 
 
-def test_an_engine_that_is_not_installed_is_named(folder):
-    try:
-        import vllm  # noqa: F401
-    except ModuleNotFoundError:
-        with pytest.raises(ConfigError, match=r"pip install 'aigq\[vllm\]'"):
-            engine.opened(DecodingConfig(engine="vllm"), folder, Vocabulary.load(folder))
-    else:
-        pytest.skip("vLLM is installed")
+@pytest.mark.parametrize("name", list(FAST))
+def test_an_engine_that_is_not_installed_is_named(folder, name, monkeypatch):
+    monkeypatch.setitem(sys.modules, MODULE[name], None)
+    with pytest.raises(ConfigError, match=rf"pip install 'aigq\[{name}\]'"):
+        engine.opened(FAST[name], folder, Vocabulary.load(folder))
+
+
+def test_options_of_another_engine_are_an_error(folder):
+    config = DecodingConfig(engine="onnx", engine_options={"enforce_eager": True})
+    with pytest.raises(ConfigError, match="onnx takes none"):
+        engine.opened(config, folder, Vocabulary.load(folder))
+
+
+def test_a_graph_is_made_once_for_these_weights(folder, tmp_path, monkeypatch):
+    pytest.importorskip(MODULE["onnx"])
+    model = shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns("onnx"))
+    first = onnx_engine.exported(model)
+    monkeypatch.setattr(subprocess, "run", None)
+    assert onnx_engine.exported(model) == first
+    monkeypatch.undo()
+    other = generator.load(model)
+    with torch.no_grad():
+        other.get_input_embeddings().weight.mul_(2)
+    other.save_pretrained(model)
+    second = onnx_engine.exported(model)
+    assert second != first
+    assert [path.name for path in (model / "onnx").iterdir()] == [second.parent.name]
+
+
+def test_a_model_that_cannot_be_exported_is_an_error(folder, tmp_path):
+    pytest.importorskip(MODULE["onnx"])
+    model = shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns("onnx"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["Unknown"]}))
+    with pytest.raises(ConfigError, match="not currently supported"):
+        onnx_engine.exported(model)
+    assert list((model / "onnx").iterdir()) == []
+    (model / "model.safetensors").rename(model / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="no safetensors"):
+        onnx_engine.exported(model)
