@@ -1,8 +1,8 @@
 """Lists written by ONNX Runtime on the processor: each prompt writes what its row may write.
 
 The graph is the one of onnxruntime-genai's builder: attention with rotary positions and cache is one operator
-(GroupQueryAttention), so a step is a tenth of the calls that it is in PyTorch. That operator reads prompts
-padded on the right and appends to each where it ends.
+(GroupQueryAttention), where PyTorch calls some dozen. That operator reads prompts padded on the right and
+appends to each where it ends.
 """
 
 import hashlib
@@ -89,9 +89,8 @@ class OnnxWriter:
         """Scores (B, V) after the last column of ids (B, S), where the rows have these lengths with them."""
         mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
         binding = self._session.io_binding()
-        binding.bind_cpu_input(
-            "input_ids", ids
-        )  # bound arrays are not copied: they have to stay until it ran
+        # bound arrays are not copied: they have to stay until it ran
+        binding.bind_cpu_input("input_ids", ids)
         binding.bind_cpu_input("attention_mask", mask)
         binding.bind_output("logits", "cpu")
         for name, values in cache.items():  # written where it is read
