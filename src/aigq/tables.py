@@ -18,6 +18,8 @@ A sample's history is never stored twice: it is rows [first_row, first_row + n_b
 all of them strictly earlier than the sample's cut.
 """
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal, get_args
 
@@ -202,3 +204,12 @@ def write_whole(table: pa.Table, path: Path) -> None:
     part = path.with_suffix(".part")
     pq.write_table(table, part)
     part.replace(path)
+
+
+def contents(files: Iterable[Path]) -> str:
+    """Hash of the contents of files, in their order: equal for equal files, wherever they are."""
+    digest = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from aigq.prepared import Prepared
 from aigq.progress import Advance, task
 from aigq.recall.channel import Hint, RecallChannel, Supplied
-from aigq.tables import LISTS, PREPARED_TABLES
+from aigq.tables import LISTS, PREPARED_TABLES, contents
 
 
 @dataclass(frozen=True)
@@ -53,11 +53,7 @@ def file_of(run: Path, system: str) -> Path:
 
 def prepared_fingerprint(folder: Path) -> str:
     """Hash of the contents of RUN/prepared."""
-    digest = hashlib.sha256()
-    for name in PREPARED_TABLES:
-        with open(folder / f"{name}.parquet", "rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+    return contents(folder / f"{name}.parquet" for name in PREPARED_TABLES)
 
 
 def fingerprint_of(*parts: str, sample_ids: np.ndarray, n: int) -> str:

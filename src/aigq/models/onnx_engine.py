@@ -5,14 +5,12 @@ The graph is the one of onnxruntime-genai's builder: attention with rotary posit
 appends to each where it ends.
 """
 
-import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +22,7 @@ from transformers import TopKLogitsWarper
 from aigq.errors import ConfigError
 from aigq.models.decoding import Asked, keep_to_choices
 from aigq.progress import note
+from aigq.tables import contents
 
 _BUILDER: Final = "onnxruntime_genai.models.builder"
 _PAST: Final = "past_key_values"
@@ -111,7 +110,7 @@ def exported(folder: Path) -> Path:
     if not weights:
         raise ConfigError(f"no safetensors in {folder}; weights of another form are not read")
     graphs = folder / "onnx"
-    graph = graphs / _digest([*weights, folder / "config.json"])
+    graph = graphs / contents([*weights, folder / "config.json"])
     if not graph.exists():
         graphs.mkdir(exist_ok=True)
         note(f"exporting {folder.name} to ONNX")
@@ -122,14 +121,6 @@ def exported(folder: Path) -> Path:
         for older in set(graphs.glob("[!.]*")) - {graph}:
             shutil.rmtree(older)
     return graph / "model.onnx"
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
 
 
 def _build(folder: Path, graph: Path) -> None:
