@@ -19,13 +19,9 @@ import sys
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from aigq import training_log
-from aigq.config import Config
-from aigq.evaluation import intervals
-from aigq.evaluation.judge import Judge
 from aigq.evaluation.lists import make_lists
+from aigq.evaluation.table import evaluate_rows
 from aigq.prepared import Prepared
 from aigq.runs import Run, resolve
 from aigq.stages import channel_of
@@ -48,6 +44,7 @@ SWITCHES: Final[dict[str, dict[str, Any]]] = {
 }
 SHOWN: Final = ("query_hr", "cate_hr", "unique_cates")
 TRAINED: Final = ("reward", "ctr", "rouge", "entropy", "categories")
+VALIDATED: Final = "valid_query_hr"
 
 
 def trained(run: Path, name: str, steps: int, learning_rate: float) -> Path:
@@ -73,7 +70,7 @@ def trained(run: Path, name: str, steps: int, learning_rate: float) -> Path:
 def compared(run: Path, steps: int, learning_rate: float, samples: int) -> list[dict[str, Any]]:
     """A row for the start and for each switch."""
     folders = {name: trained(run, name, steps, learning_rate) for name in SWITCHES}
-    config, _ = resolve(None, run, ["decoding.engine=onnx"])
+    config, _ = resolve(None, run, ["decoding.engine=onnx", f"evaluation.compare_to={DEFAULT}"])
     prepared = Prepared.load(run / "prepared")
     asked = subset(prepared.split("valid"), samples, config.seed)
     where = {START: (run, START)} | {name: (folder, SYSTEM) for name, folder in folders.items()}
@@ -83,43 +80,39 @@ def compared(run: Path, steps: int, learning_rate: float, samples: int) -> list[
         lists[name] = make_lists(
             name, channel, prepared, asked, config.samples.list_length, lambda done: None
         ).lists
-    judge = Judge(lists, prepared, config, asked, None)
-    means = {name: means_of(judge, name) for name in where}
+    table = evaluate_rows(lists, prepared, config, samples=asked, encode=None, seconds_per_1k={})
     rows = []
-    for name, (folder, _) in where.items():
-        row = {"run": config.name, "switch": name, "settings": SWITCHES.get(name, {})}
-        row["training"] = {} if name == START else last_step(folder)
-        rows.append(row | figures(means[name], means[DEFAULT], config))
+    for row in table["rows"]:
+        name = row["system"]
+        judged = {"users": row["users"], **{metric: figures(row, metric) for metric in SHOWN}}
+        training = {} if name == START else last_step(folders[name])
+        settings = SWITCHES.get(name, {})
+        rows.append({"run": config.name, "switch": name, "settings": settings, "training": training} | judged)
     return rows
 
 
-def means_of(judge: Judge, name: str) -> np.ndarray:
-    """The metrics SHOWN by user (users, 3)."""
-    columns = judge.columns(name)
-    stacked = np.column_stack([columns[metric] for metric in SHOWN])
-    return intervals.user_means(stacked, judge.users, len(judge.user_ids))
-
-
-def figures(values: np.ndarray, baseline: np.ndarray, config: Config) -> dict[str, Any]:
-    """Means, and differences from the baseline with their intervals."""
-    means = intervals.mean_over_users(values)
-    difference = intervals.mean_over_users(values - baseline)
-    ci = intervals.bootstrap95(values - baseline, config.evaluation.bootstrap, config.seed)
-    return {
-        metric: {
-            "mean": round(float(means[i]), 4),
-            "difference": round(float(difference[i]), 4),
-            "ci95": [round(float(bound), 4) for bound in ci[i]],
-        }
-        for i, metric in enumerate(SHOWN)
-    } | {"users": len(values)}
+def figures(row: dict[str, Any], metric: str) -> dict[str, Any]:
+    """A metric's mean, and its difference from the default with its interval; none for the default itself."""
+    found = {"mean": round(row[metric], 4)}
+    if "difference" not in row:
+        return found
+    difference = row["difference"][metric]
+    return found | {
+        "difference": round(difference["mean"], 4),
+        "ci95": [round(bound, 4) for bound in difference["ci95"]],
+    }
 
 
 def last_step(folder: Path) -> dict[str, float]:
-    """Reward and health of the rollouts of the last step."""
+    """Reward and health of the rollouts of the last step, and the training's last validation Query HR@30."""
     log = training_log.read(folder / "models" / SYSTEM / "training")
     last = [entry for entry in log if "reward" in entry][-1]
-    return {name: round(float(last[name]), 4) for name in TRAINED if name in last}
+    validated = [entry for entry in log if VALIDATED in entry][-1]
+    return {
+        name: round(float(entry[name]), 4)
+        for entry, names in ((last, TRAINED), (validated, (VALIDATED,)))
+        for name in names
+    }
 
 
 def main() -> None:
@@ -134,9 +127,7 @@ def main() -> None:
         row for run in given.runs for row in compared(run, given.steps, given.learning_rate, given.samples)
     ]
     for row in rows:
-        hr, cates = row["query_hr"], row["unique_cates"]
-        print(f"{row['run']:16} {row['switch']:20} {hr['mean']:.4f} {hr['difference']:+.4f} {hr['ci95']} "
-              f"{cates['difference']:+.2f}")  # fmt: skip
+        print(f"{row['run']:16} {row['switch']:20}", *(row[metric] for metric in SHOWN))
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     settings = {"steps": given.steps, "learning_rate": given.learning_rate, "samples": given.samples}
     RESULTS.write_text(json.dumps({"machine": machine, **settings, "rows": rows}, indent=1) + "\n")
