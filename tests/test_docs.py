@@ -52,6 +52,30 @@ def test_links_between_files_lead_somewhere(page):
     assert [target for target in targets if not (page.parent / target).exists()] == []
 
 
+def test_the_method_names_files_and_functions_that_exist():
+    page = (ROOT / "docs" / "method.md").read_text()
+    spans = set(re.findall(r"`([^`]+)`", page))
+    files = [span for span in spans if re.fullmatch(r"[\w/]+\.(py|json|sh)", span)]
+    found = [next((p for p in (ROOT / "src/aigq" / f, ROOT / f) if p.exists()), None) for f in files]
+    assert [f for f, path in zip(files, found, strict=True) if path is None] == []
+    code = "\n".join(path.read_text() for path in found if path.suffix == ".py")
+    defined = set(re.findall(r"(?:def|class) (\w+)", code))
+    keys = set(re.findall(r"\w+", (ROOT / "docs" / "configuration.md").read_text()))
+    names = [span.split(".")[-1] for span in spans if re.fullmatch(r"[A-Za-z_.]+", span)]
+    assert len(names) > 20
+    assert [name for name in names if name not in defined | keys] == []
+
+
+def test_docstrings_refer_to_sections_of_the_method():
+    sections = set(re.findall(r"^## (\d)\.", (ROOT / "docs" / "method.md").read_text(), re.MULTILINE))
+    cited = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for numbers in re.findall(r"method\.md sections? ([\d, and]*\d)", path.read_text()):
+            cited |= set(re.findall(r"\d", numbers))
+    assert cited
+    assert cited <= sections
+
+
 def test_every_case_of_bad_input_has_its_tests():
     rows = re.findall(r"^\| (?!case|--)(.+) \|$", (ROOT / "docs" / "bad-input.md").read_text(), re.M)
     cells = [row.split(" | ") for row in rows]

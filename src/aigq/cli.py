@@ -160,7 +160,7 @@ def train_grpo(
     resume: Resume = False,
     force: Force = False,
 ) -> int:
-    """Train the generator on with rewards: the CTR model's, and those of METHOD section 5 (IL-GRPO)."""
+    """Train the generator on with rewards: the CTR model's, and those of method.md section 5 (IL-GRPO)."""
     if system not in GRPO:
         raise UsageError(f"unknown system {system}; known: {', '.join(GRPO)}")
     run = common.open()

@@ -185,7 +185,7 @@ class ReplayConfig(Section):
 
 
 class X2qConfig(Section):
-    """The table from triggers to queries, S = alpha S_rel + (1 - alpha) S_eff. METHOD section 6."""
+    """The table from triggers to queries, S = alpha S_rel + (1 - alpha) S_eff. method.md section 6."""
 
     system: str = Field("think_il_sft", description="the Think generator that writes the table")
     max_users: int | None = Field(

@@ -55,7 +55,7 @@ class Adapters(Section):
 
 
 class SftConfig(Adapters):
-    """Supervised training on list labels. Paper section 3.3; METHOD section 4."""
+    """Supervised training on list labels. Paper section 3.3; method.md section 4."""
 
     labels: Literal["log_order", "ranked"] = Field(
         "ranked",
@@ -158,7 +158,7 @@ class ItemTextConfig(Section):
 
 
 class ThinkConfig(Section):
-    """AIGQ-Think: interest points, reasoning, and how it is trained. Paper section 3.3; METHOD section 4."""
+    """AIGQ-Think: interest points, reasoning, how it is trained. Paper section 3.3; method.md section 4."""
 
     from_direct: bool = Field(
         True, description="think_il_sft starts from direct_il_sft's imitation instead of one of its own"
@@ -204,7 +204,7 @@ class ThinkConfig(Section):
 
 
 class CtrConfig(Section):
-    """The CTR model: whether a shopper wants a query. METHOD sections 3 and 5 (r_CTR)."""
+    """The CTR model: whether a shopper wants a query. method.md sections 3 and 5 (r_CTR)."""
 
     start: Path | None = Field(
         None, description="model folder of an earlier CTR model to train on from (daily training)"
@@ -248,7 +248,7 @@ class RewardWeights(Section):
 
 
 class GrpoConfig(Adapters):
-    """Reinforcement learning with an advantage per query and one per list. Paper section 3.4; METHOD 5."""
+    """IL-GRPO: an advantage per query and one per list. Paper section 3.4; method.md section 5."""
 
     trainer: Literal["loop", "trl"] = Field(
         "loop", description="loop: our own, for one process; trl: the same loss in TRL, for large models"

@@ -59,7 +59,7 @@ STEPS: Final = (
     ("blend", "u2q"),
     ("blend", "x2q"),
 )
-"""Steps and relations of the paper's tables, METHOD section 7: a row, and the one that it is above there."""
+"""Steps and relations of the paper's tables, method.md section 7: a row, and the one that it is above."""
 
 
 def steps(rows: Sequence[str]) -> list[tuple[str, str]]:

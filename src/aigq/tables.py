@@ -173,7 +173,7 @@ X2Q: Final = pa.schema(
         pa.field("trigger", pa.string(), nullable=False),  # item id, normalised query or leaf category
         pa.field("rank", pa.int32(), nullable=False),  # from 1
         pa.field("query", pa.string(), nullable=False),
-        pa.field("score", pa.float32()),  # S = alpha S_rel + (1 - alpha) S_eff, METHOD section 6
+        pa.field("score", pa.float32()),  # S = alpha S_rel + (1 - alpha) S_eff, method.md section 6
     ]
 )
 """From a trigger to queries: RUN/tables/x2q.parquet, written by `aigq generate x2q`."""

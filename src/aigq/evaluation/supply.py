@@ -1,4 +1,4 @@
-"""What only AIGQ's channels supply of the blended lists. Paper section 5; METHOD section 7.
+"""What only AIGQ's channels supply of the blended lists. Paper section 5; method.md section 7.
 
     queries      of the shown ones, those that no other channel proposed
     categories   of a list's leaf categories, those for which no other channel proposed any query

@@ -1,4 +1,4 @@
-"""What the model reads. Paper section 3.1; METHOD section 2.
+"""What the model reads. Paper section 3.1; method.md section 2.
 
 A prompt is a list of pieces, and every piece is either one special token or one text that ends with the
 separator `;;`. Pieces are tokenised on their own, so that a query is the same tokens wherever it stands:

@@ -1,4 +1,4 @@
-"""The CTR model: a deep interest network (DIN, arXiv 1706.06978) with a few heads. METHOD sections 3 and 5.
+"""The CTR model: a deep interest network (DIN, arXiv 1706.06978) with a few heads. method.md sections 3, 5.
 
 A candidate query looks at each recent behaviour and decides how much of it to take: target attention without
 softmax, so that many fitting behaviours weigh more than one. Plain features enter piecewise-linearly between

@@ -2,7 +2,7 @@
 
 The queries that may be served form a prefix tree over tokens. At every step a row may only take a token that
 continues a query of its tree and that still leads to one not yet in its list. So a finished query is never a
-repeat, and text that fewer than k users issued cannot be written at all (METHOD section 4; privacy).
+repeat, and text that fewer than k users issued cannot be written at all (method.md section 3).
 """
 
 from collections.abc import Callable, Iterable, Sequence

@@ -3,7 +3,7 @@
 Reasoning is free text, bounded in tokens. A point names only behaviours that its prompt holds and that no
 earlier point named, as interests that share a behaviour are one (`samples.interests`); discovery is one.
 Queries are written in the prefix tree, no query twice in the whole output, so text that fewer than k users
-issued cannot be a hint (METHOD section 4; privacy).
+issued cannot be a hint (method.md section 3).
 """
 
 import itertools

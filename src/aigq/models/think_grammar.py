@@ -1,4 +1,4 @@
-"""What AIGQ-Think writes, and how it is read back. Paper section 3.3; METHOD section 4.
+"""What AIGQ-Think writes, and how it is read back. Paper section 3.3; method.md section 4.
 
     <think>rationale;;rationale;; <interest><1><4>query;;query;; <interest><discovery>query;; <end>
 

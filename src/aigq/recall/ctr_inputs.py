@@ -1,4 +1,4 @@
-"""What the CTR model reads, made without torch: serving, RL and training share it. METHOD section 3.
+"""What the CTR model reads, made without torch: serving, RL and training share it. method.md section 3.
 
 Of a moment: its latest behaviours as (text, age bucket, action). Of a (moment, query) pair: the query's text,
 and the plain features: those of the ranker, which channels propose the pair, and the profile.

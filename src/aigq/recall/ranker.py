@@ -1,8 +1,8 @@
 """The ranker of bootstrap mode: gradient-boosted trees over what the log says about a (moment, query) pair.
 
-It orders the labels of IL-SFT (METHOD section 3: without exposures, the ranker is a model of our own, trained
-on the next queries against candidates of other channels) and the favourites in the prompt, and is a row of
-the table on its own.
+It orders the labels of IL-SFT (method.md section 3: without exposures, the ranker is a model of our own,
+trained on the next queries against candidates of other channels) and the favourites in the prompt, and is a
+row of the table on its own.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What Think wrote about many shoppers as a table trigger -> queries. Paper section 3.5; METHOD section 6.
+"""What Think wrote about many shoppers as a table trigger -> queries. Paper section 3.5; method.md section 6.
 
     S(x, q) = alpha S_rel(x, q) + (1 - alpha) S_eff(q)
 

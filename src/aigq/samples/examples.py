@@ -80,7 +80,7 @@ def targets(events: ir.Table, hints: ir.Table, unit: str, judged_from: int) -> i
 
     `place` orders the targets of a sample; `request_id` tells apart samples of one cut. With the unit
     `exposure`, days before `judged_from` have a sample for each exposure with a click, and later ones one
-    for each user-day. METHOD section 3: trained at exposure level, tested on user-days.
+    for each user-day. method.md section 3: trained at exposure level, tested on user-days.
     """
     if unit == "user_day":
         issued = searches(events)

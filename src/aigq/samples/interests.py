@@ -1,4 +1,4 @@
-"""Interest points: which behaviours explain which label queries. Paper section 3.3 (Think); METHOD section 4.
+"""Interest points: which behaviours explain which label queries. Paper section 3.3; method.md section 4.
 
     {T_1 -> Q_1, ..., T_n -> Q_n}     T_k: indices of behaviours, <1> the most recent; Q_k: queries
 

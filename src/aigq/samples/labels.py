@@ -1,4 +1,4 @@
-"""Label lists. Paper section 3.2; METHOD section 3.
+"""Label lists. Paper section 3.2; method.md section 3.
 
     Direct: Labels = Concat(clicked hints, ranker's top-K)        first source wins on duplicates
     Think:  Labels = Concat(clicked hints, searches of the day, ranker's top-K, LLM-generated)

@@ -1,4 +1,4 @@
-"""Rationales r_k: a teacher is shown (T_k, Q_k) and writes why. Paper section 3.3; METHOD section 4.
+"""Rationales r_k: a teacher is shown (T_k, Q_k) and writes why. Paper section 3.3; method.md section 4.
 
 The teacher sees only text that may be shown to others, so a rationale cannot carry a shopper's own words.
 """

@@ -1,4 +1,4 @@
-"""From the candidates of all channels to one list. Pure functions; METHOD section 6.
+"""From the candidates of all channels to one list. Pure functions; method.md section 6.
 
 take turns -> rotate -> guard -> rank -> diversify and drop near-duplicates. Cost grows with the candidates,
 not with users.

@@ -1,6 +1,6 @@
 """The published CTR model in a process of the service: p_hat of the candidates of many requests at once.
 
-p_hat(q | u) = sigmoid(a z + b): METHOD section 5. The published history of a shopper is aged to now, what
+p_hat(q | u) = sigmoid(a z + b): method.md section 5. The published history of a shopper is aged to now, what
 happened since is added to it. Features are those of `recall/features.py`, from the same functions.
 """
 

@@ -1,4 +1,4 @@
-"""`aigq nearline`: from the event log to u2q lists. Paper section 5; METHOD section 6.
+"""`aigq nearline`: from the event log to u2q lists. Paper section 5; method.md section 6.
 
 read -> apply to live states -> signals -> wait for a pause -> generate for a batch -> guard -> write ->
 commit.

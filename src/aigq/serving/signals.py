@@ -1,4 +1,4 @@
-"""Which events are worth a new list, and whose turn it is. Pure; METHOD section 6 (nearline).
+"""Which events are worth a new list, and whose turn it is. Pure; method.md section 6 (nearline).
 
 Whether an event is a signal follows from the user's behaviours alone, not from what was read before. So an
 event that is read again, after a worker died, is judged the same.

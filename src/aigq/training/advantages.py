@@ -1,4 +1,4 @@
-"""List-level and query-level advantages, and the loss they weigh. Paper section 3.4; METHOD section 5.
+"""List-level and query-level advantages, and the loss they weigh. Paper section 3.4; method.md section 5.
 
     A_it = (R_query(q_ij) - muQ_j) / sigmaQ_j + lambda (R_seq(o_i) - muS) / sigmaS      token t in query j
     mu = mean_i R      sigma = sqrt(mean_i (R - mu)^2 + eps)                    over a prompt's G rollouts

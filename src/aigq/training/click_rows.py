@@ -1,6 +1,6 @@
 """The rows of the CTR model: what was shown, or could have been, and whether it was clicked.
 
-METHOD section 3. Exposure mode: hints of every exposure, clicked or not. Bootstrap mode: candidates of the
+method.md section 3. Exposure mode: hints of every exposure, clicked or not. Bootstrap mode: candidates of the
 recall channels at each sample; what the shopper issued next counts as clicked.
 """
 

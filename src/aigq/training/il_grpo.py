@@ -1,4 +1,4 @@
-"""IL-GRPO as one readable loop, without a trainer framework. Paper section 3.4; METHOD section 5.
+"""IL-GRPO as one readable loop, without a trainer framework. Paper section 3.4; method.md section 5.
 
 Each step: P prompts -> G sampled lists each -> rewards per query and per list -> advantages per token ->
 one optimiser step. Rollouts are strictly on-policy and fresh, so there is no reference model and no KL.

@@ -1,4 +1,4 @@
-"""The label lists of samples: what SFT imitates and IL-GRPO refers to, one and the same. METHOD section 3."""
+"""The label lists of samples: what SFT imitates and IL-GRPO refers to, the same. method.md section 3."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ def may_name(config: Config, allowed: set[str], moment: Moment) -> set[str]:
 
 
 def training_samples(config: Config, prepared: Prepared, *, think: bool) -> pa.Table:
-    """What is trained on. Exposures train Direct one by one, and Think by user-day. METHOD section 3."""
+    """What is trained on. Exposures train Direct one by one, and Think by user-day. method.md section 3."""
     train = prepared.split("train")
     return user_days(train) if think and config.samples.unit == "exposure" else train
 

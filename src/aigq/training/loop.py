@@ -1,4 +1,4 @@
-"""The supervised training loop: token NLL on ordered lists, nothing else. METHOD section 4.
+"""The supervised training loop: token NLL on ordered lists, nothing else. method.md section 4.
 
     L = - mean over lists of  sum_t w_t log p(x_t | x_<t) / sum_t w_t
 

@@ -1,4 +1,4 @@
-"""Rewards of IL-GRPO: numbers for a generated query and for a generated list. Paper section 3.4; METHOD 5.
+"""Rewards of IL-GRPO: numbers for a query and for a whole list. Paper section 3.4; method.md section 5.
 
 R_query(q_ij) = sum_m w_m r_m(q_ij)      m: CTR, ROUGE-L with the j-th reference, length
 R_seq(o_i)    = R_format(o_i) + R_repeat(o_i)
@@ -22,7 +22,7 @@ NEAR_DUPLICATE: Final = 90.0
 
 
 def ctr_gain(probabilities: np.ndarray, beta: float) -> float:
-    """gamma: maps the 95th percentile of p_hat on training moments to beta. METHOD section 5.
+    """gamma: maps the 95th percentile of p_hat on training moments to beta. method.md section 5.
 
     Raises:
         StageError: the percentile is zero, so that no probability tells queries apart.

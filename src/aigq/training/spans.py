@@ -1,4 +1,4 @@
-"""Which query a generated token belongs to. METHOD section 5: the index j of `token t inside query j`.
+"""Which query a generated token belongs to. method.md section 5: the index j of `token t inside query j`.
 
 A list is text with a separator after each query. Tokens do not respect that border: one token may be a whole
 query with its separator, half a Chinese character, or the end of one query, the separator and the beginning

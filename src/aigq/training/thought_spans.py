@@ -1,4 +1,4 @@
-"""Which query or which trigger a token of a thought belongs to. Paper section 3.4 (Think); METHOD section 5.
+"""Which query or which trigger a token of a thought belongs to. Paper section 3.4; method.md section 5.
 
     <think>rationale;; <interest><1><4>query;;query;; <interest><discovery>query;; <end>
     LIST   LIST ...    LIST     K  K  0       1       LIST     K+1        2        LIST

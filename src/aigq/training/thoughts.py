@@ -1,4 +1,4 @@
-"""Targets of the Think variant: label lists as interest points, with reasons. METHOD sections 3, 4."""
+"""Targets of the Think variant: label lists as interest points, with reasons. method.md sections 3, 4."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

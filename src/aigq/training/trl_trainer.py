@@ -1,7 +1,7 @@
 """IL-GRPO inside TRL, for models that need its accelerate, DeepSpeed, PEFT and vLLM machinery.
 
 The only changes to `trl.GRPOTrainer`: queries are scored beside lists, the advantages of a token are those of
-METHOD section 5 instead of one per list, and the upper clip depends on the token's entropy. Sampling goes
+method.md section 5 instead of one per list, and the upper clip depends on the token's entropy. Sampling goes
 through `rollout_func`, so that rollouts obey the k-user rule as everywhere else.
 """
 
