@@ -92,7 +92,7 @@ def compared(run: Path, steps: int, learning_rate: float, samples: int) -> list[
 
 
 def figures(row: dict[str, Any], metric: str) -> dict[str, Any]:
-    """A metric's mean, and its difference from the default with its interval; none for the default itself."""
+    """A row's mean of a metric, and its difference from the row that it is compared with, if from any."""
     found = {"mean": round(row[metric], 4)}
     if "difference" not in row:
         return found
@@ -108,11 +108,8 @@ def last_step(folder: Path) -> dict[str, float]:
     log = training_log.read(folder / "models" / SYSTEM / "training")
     last = [entry for entry in log if "reward" in entry][-1]
     validated = [entry for entry in log if VALIDATED in entry][-1]
-    return {
-        name: round(float(entry[name]), 4)
-        for entry, names in ((last, TRAINED), (validated, (VALIDATED,)))
-        for name in names
-    }
+    kept = {name: last[name] for name in TRAINED} | {VALIDATED: validated[VALIDATED]}
+    return {name: round(float(value), 4) for name, value in kept.items()}
 
 
 def main() -> None:
