@@ -48,3 +48,28 @@ def test_labels_depend_on_every_channel_that_may_order_them(tmp_path):
     changed = parse({"split": split, "channels": {"ebr": {"epochs": 17}}})
     with pytest.raises(UsageError, match=r"channels\.ebr\.epochs"):
         Run.open(tmp_path, changed).check("sft:direct_il_sft")
+
+
+ASKED = {"base_url": "http://127.0.0.1:1/v1", "model": "any"}
+
+
+@pytest.mark.parametrize(("teacher", "refused"), [("template", False), ("large", True)])
+def test_only_models_that_write_for_think_matter_to_what_was_trained(tmp_path, teacher, refused):
+    """A zero-shot row may join a table, or go to another endpoint, without a training being done again."""
+    split = {"validation_from": "2024-05-01", "test_from": "2024-05-15"}
+    shop = {"split": split, "think": {"teacher": teacher}}
+    before = parse({**shop, "channels": {"llms": {"large": ASKED}}})
+    after = parse({**shop, "channels": {"llms": {"large": ASKED | {"model": "other"}, "small": ASKED}}})
+    for stage in ("think:think_il_sft", "grpo:think_il_grpo"):
+        with Run.open(tmp_path, before).stage(stage):
+            pass
+        assert Run.open(tmp_path, after).finished(stage) is not refused
+
+
+def test_a_record_of_no_model_at_all_is_as_good_as_one_of_an_unread_model(tmp_path):
+    split = {"validation_from": "2024-05-01", "test_from": "2024-05-15"}
+    with Run.open(tmp_path, parse({"split": split})).stage("think:think_il_sft"):
+        pass
+    assert Run.open(tmp_path, parse({"split": split, "channels": {"llms": {"small": ASKED}}})).finished(
+        "think:think_il_sft"
+    )

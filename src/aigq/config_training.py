@@ -202,6 +202,10 @@ class ThinkConfig(Section):
     max_steps: int | None = Field(None, ge=1, description="steps on the labels; null: as in sft")
     learning_rate: float = Field(5e-4, gt=0, description="on the labels: more is new than for Direct")
 
+    def llms(self) -> set[str]:
+        """The names in channels.llms that write for its training."""
+        return {name for name in (self.teacher, self.generated_by) if name not in (None, "template")}
+
 
 class CtrConfig(Section):
     """The CTR model: whether a shopper wants a query. method.md sections 3 and 5 (r_CTR)."""

@@ -254,7 +254,9 @@ class Run:
             f"{key}={json.dumps(then.get(key), ensure_ascii=False)}"
             f" (now {json.dumps(now.get(key), ensure_ascii=False)})"
             for key in {**then, **now}
-            if _matters(key, stage) and _matters(key, of or stage) and then.get(key) != now.get(key)
+            if _matters(key, stage, self.config)
+            and _matters(key, of or stage, self.config)
+            and then.get(key) != now.get(key)
         ]
 
     def _write(self, name: str, content: dict[str, Any]) -> None:
@@ -329,11 +331,17 @@ def _made_from(later: str, earlier: str) -> bool:
 
 
 def _settings(config: Config, stage: str) -> dict[str, Any]:
-    return {key: value for key, value in _flat(config.model_dump(mode="json")) if _matters(key, stage)}
+    flat = _flat(config.model_dump(mode="json"))
+    return {key: value for key, value in flat if _matters(key, stage, config)}
 
 
-def _matters(key: str, stage: str) -> bool:
-    return key not in _INERT and any(f"{key}.".startswith(f"{section}.") for section in SECTIONS[kind(stage)])
+def _matters(key: str, stage: str, config: Config) -> bool:
+    """Whether a setting is of those that a stage is made with. The table alone reads every language model."""
+    if key in _INERT or not any(f"{key}.".startswith(f"{section}.") for section in SECTIONS[kind(stage)]):
+        return False
+    if key != "channels.llms" and not key.startswith("channels.llms.") or kind(stage) == "table":
+        return True
+    return any(f"{key}.".startswith(f"channels.llms.{name}.") for name in config.think.llms())
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

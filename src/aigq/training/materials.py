@@ -301,7 +301,8 @@ def fingerprint_of(config: Config, run: Path, *, think: bool = False) -> str:
     summary = run / "prepared" / "summary.json"
     parts["prepared"] = summary.read_text(encoding="utf-8") if summary.exists() else ""
     if think:
-        parts["think"] = config.model_dump(mode="json", include={"think": True, "channels": {"llms"}})
+        asked = {"llms": config.think.llms()}
+        parts["think"] = config.model_dump(mode="json", include={"think": True, "channels": asked})
         if config.think.from_direct:
             with (direct_start(run)[0] / "model.safetensors").open("rb") as weights:
                 parts["start"] = hashlib.file_digest(weights, "sha256").hexdigest()
