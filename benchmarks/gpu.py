@@ -2,12 +2,13 @@
 
     python benchmarks/gpu.py RUN      # after `aigq train sft --config ... --run RUN`
 
-The lists are those that direct_il_sft of the run imitates; the models are new, one of the recipe's sizes and one
-of SmolLM2-135M's. The peak is what a large bfloat16 matrix product reaches in the same run. Operations are those
-that torch counts, padding included. Rollouts are those of IL-GRPO; the baseline is transformers' sampling of as
-many tokens, not kept to what may be served. Writes benchmarks/results/gpu.json.
+The lists are those that direct_il_sft of the run imitates; the models are new, one of the recipe's sizes and
+one of SmolLM2-135M's. The peak is what a large bfloat16 matrix product reaches in the same run. Operations
+are those that torch counts, padding included. Rollouts are those of IL-GRPO; the baseline is transformers'
+sampling of as many tokens, not kept to what may be served. Writes benchmarks/results/gpu.json.
 """
 
+import itertools
 import json
 import statistics
 import sys
@@ -83,7 +84,7 @@ def training(model: PreTrainedModel, data: EncodedLists, config: SftConfig, pad:
             )
 
     tokens = fit(STEPS).tokens / STEPS
-    steps = [b - a for a, b in zip(times, times[1:], strict=False)][SKIPPED:]
+    steps = [b - a for a, b in itertools.pairwise(times)][SKIPPED:]
     with FlopCounterMode(display=False) as counter:
         counted = fit(COUNTED)
     second = tokens / statistics.median(steps)

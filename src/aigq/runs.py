@@ -339,7 +339,7 @@ def _matters(key: str, stage: str, config: Config) -> bool:
     """Whether a setting is of those that a stage is made with. The table alone reads every language model."""
     if key in _INERT or not any(f"{key}.".startswith(f"{section}.") for section in SECTIONS[kind(stage)]):
         return False
-    if key != "channels.llms" and not key.startswith("channels.llms.") or kind(stage) == "table":
+    if kind(stage) == "table" or not f"{key}.".startswith("channels.llms."):
         return True
     return any(f"{key}.".startswith(f"channels.llms.{name}.") for name in config.think.llms())
 
