@@ -8,6 +8,7 @@ import pytest
 import rl_toys
 import torch
 
+from aigq.errors import StageError
 from aigq.models.decoding import padded
 from aigq.training import il_grpo
 from aigq.training.policy import log_probabilities
@@ -137,3 +138,10 @@ def test_difficulty_filter_drops_prompts_that_teach_nothing():
     inside = (share > 0.4) & (share < 0.95)
     assert kept == int(inside.sum())
     assert (advantages.abs().sum(dim=(1, 2)) > 0).tolist() == inside.tolist()
+
+
+def test_training_stops_before_a_broken_gradient_spoils_the_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(il_grpo.credit, "policy_loss", lambda ratio, *rest: ratio.sum() * float("nan"))
+    with pytest.raises(StageError, match="gradient is nan"):
+        train(tmp_path, rl_toys.config())
+    assert not (tmp_path / "checkpoint.pt").exists()

@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from aigq.config import PromptConfig
 from aigq.config_training import GeneratorConfig, SftConfig
-from aigq.errors import EmptyLogError
+from aigq.errors import EmptyLogError, StageError
 from aigq.history.prompt import special_tokens
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
@@ -209,6 +209,24 @@ def test_the_best_weights_are_replaced_whole(tmp_path, vocabulary):
     assert (tmp_path / "best" / "model.safetensors").read_bytes() == before
     checkpoints.replace_best(model, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best"]
+
+
+def test_training_stops_before_a_broken_gradient_spoils_the_weights(tmp_path, vocabulary, monkeypatch):
+    """Steps 1 to 5 are fine and saved; at step 8 one gradient is not a number, as a faulty kernel gives."""
+    steps, losses = [], loop.list_losses
+
+    def broken(*arguments):
+        steps.append(1)
+        loss = losses(*arguments)
+        loss.register_hook(lambda gradient: gradient * (float("nan") if len(steps) == 8 else 1.0))
+        return loss
+
+    monkeypatch.setattr(loop, "list_losses", broken)
+    with pytest.raises(StageError, match="gradient is nan"):
+        run(tmp_path, vocabulary)
+    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=False)
+    assert saved["progress"]["step"] == 5
+    assert all(torch.isfinite(weight).all() for weight in saved["model"].values())
 
 
 def test_training_lowers_the_loss(tmp_path, vocabulary):

@@ -63,6 +63,7 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
     if processes.count() > 1 and grpo.trainer == "loop":
         raise UsageError("grpo.trainer: loop is for one process; several need --set grpo.trainer=trl")
     sharding.join()
+    loop.leave_out_cudnn_attention()
     require_auc(json.loads((run / "models" / "ctr" / "training.json").read_text()), config.ctr.auc_floor)
     start, folder = run / "models" / GRPO[system], run / "models" / system / "training"
     vocabulary = Vocabulary.load(start)

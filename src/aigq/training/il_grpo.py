@@ -223,10 +223,11 @@ def step(
         (policy - bonus * mean_entropy).backward()
         loss, entropy = loss + policy.item(), entropy + mean_entropy.item()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+    norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip))
+    checkpoints.require_finite(norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    return {"loss": loss, "entropy": entropy, "gradient_norm": float(norm)}
+    return {"loss": loss, "entropy": entropy, "gradient_norm": norm}
 
 
 def part_loss(

@@ -90,6 +90,15 @@ def compute_dtype(dtype: Literal["auto", "float32", "bfloat16"]) -> torch.dtype:
     return torch.bfloat16 if wanted else torch.float32
 
 
+def leave_out_cudnn_attention() -> None:
+    """Of attention in half precision torch may choose cuDNN's, which gives NaN gradients on H100 and H200.
+
+    Seen with torch 2.11 on batches with padding whose width leaves 64 when divided by 128; pytorch issue
+    196678. Other kernels take its place.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def learning_rate(step: int, total: int, config: SftConfig) -> float:
     """Linear warm-up, then cosine to zero."""
     warmup = max(1, int(total * config.warmup_fraction))
@@ -170,7 +179,9 @@ def _step(
         part = _loss(model, data, mine, counts, pad, config) / len(rows)
         (part * count).backward()  # gradients are averaged over processes, the parts of a loss add up
         loss += part.item()
-    torch.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.requires_grad], config.gradient_clip)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
+    checkpoints.require_finite(sharding.whole(norm))
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

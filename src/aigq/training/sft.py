@@ -129,6 +129,7 @@ def fit_folder(
 
     So the materials can be made on one machine and the training done on another.
     """
+    loop.leave_out_cudnn_attention()
     vocabulary = Vocabulary.load(folder / "init")
     validate = validator(folder, vocabulary, batch_size)
     if not resume:  # an earlier training's checkpoint must not be resumed after this one's imitation

@@ -15,6 +15,7 @@ from torch import distributed
 from torch.distributed.checkpoint import state_dict as states
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from aigq import processes
@@ -63,6 +64,11 @@ def total(value: float, device: torch.device) -> float:
     all_of_it = torch.tensor(value, dtype=torch.float64, device=device)
     distributed.all_reduce(all_of_it)
     return all_of_it.item()
+
+
+def whole(number: torch.Tensor) -> float:
+    """A number that may be shared out among the processes, as a norm of gradients is."""
+    return float(number.full_tensor() if isinstance(number, DTensor) else number)
 
 
 def whole_weights(model: torch.nn.Module) -> dict[str, Any] | None:

@@ -200,6 +200,7 @@ class Records(TrainerCallback):
         if "grad_norm" not in logs:  # the summary at the end
             return
         progress, il = self.progress, self._trainer.il
+        checkpoints.require_finite(logs["grad_norm"])
         progress.step = state.global_step
         progress.tokens += self._trainer.written
         progress.seconds = time.monotonic() - self._begun
