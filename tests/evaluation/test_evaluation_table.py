@@ -14,7 +14,7 @@ from aigq.errors import ConfigError, EmptyLogError
 from aigq.evaluation import table
 from aigq.evaluation.lists import file_of
 from aigq.evaluation.table import build_table, clean, evaluate_rows, subset
-from aigq.recall.channel import BenchMissing
+from aigq.recall.channel import RowMissing
 from aigq.tables import LISTS, PREPARED_TABLES
 
 SAMPLES = sample_table(
@@ -210,7 +210,7 @@ def test_lists_are_made_again_for_other_data_or_after_damage(tmp_path):
 def test_a_peer_that_is_not_installed_is_left_out_and_named(tmp_path, capsys):
     def build(system):
         if system == "sasrec":
-            raise BenchMissing("install it with: pip install rectools")
+            raise RowMissing("install it with: pip install rectools")
         return Fixed(system, ["milk"])
 
     result = build_table(config(rows=["sasrec", "milk"]), run_folder(tmp_path), build=build, encode=one_hot)

@@ -5,7 +5,7 @@ from channel_contract import K_USERS, check
 
 from aigq.errors import StageError
 from aigq.prepared import Prepared
-from aigq.recall.peers import INSTALL, BenchMissing, Peer, bench_python
+from aigq.recall.peers import INSTALL, Peer, RowMissing, bench_python
 
 SMALL = {
     "ease": {"regularization": 5.0},
@@ -17,7 +17,7 @@ SMALL = {
 def python() -> Path:
     try:
         return bench_python()
-    except BenchMissing as error:
+    except RowMissing as error:
         pytest.skip(str(error))
 
 
@@ -34,11 +34,11 @@ def test_contract_of_sasrec(prepared: Prepared, tmp_path: Path) -> None:
 def test_missing_python_names_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AIGQ_BENCH_PYTHON", raising=False)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(BenchMissing) as error:
+    with pytest.raises(RowMissing) as error:
         bench_python()
     assert INSTALL in str(error.value)
     monkeypatch.setenv("AIGQ_BENCH_PYTHON", str(tmp_path / "nowhere"))
-    with pytest.raises(BenchMissing, match="nowhere"):
+    with pytest.raises(RowMissing, match="nowhere"):
         bench_python()
 
 

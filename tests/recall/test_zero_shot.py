@@ -15,6 +15,7 @@ from aigq.errors import StageError, UsageError
 from aigq.evaluation.lists import make_lists
 from aigq.prepared import Prepared
 from aigq.recall.answers import MAX_QUERY_CHARACTERS, content_key, parse_queries
+from aigq.recall.channel import RowMissing
 from aigq.recall.zero_shot import ZeroShot, prompt_of
 
 pytest.importorskip("openai")
@@ -112,11 +113,23 @@ def test_gives_up_with_a_clear_message(endpoint: Endpoint, prepared: Prepared, t
     endpoint.statuses = [500] * 3
     channel = make(endpoint, tmp_path, retries=2)
     channel.fit(prepared)
-    with pytest.raises(StageError, match="no answer in 3 attempts"):
+    with pytest.raises(RowMissing, match="no answer in 3 attempts"):
         channel.recommend(moments, 5)
     endpoint.statuses = [401]
     with pytest.raises(StageError, match=r"(?s)status 401.*OPENAI_API_KEY"):
         channel.recommend(moments, 5)
+
+
+def test_a_table_goes_without_an_endpoint_that_is_not_there_but_not_without_one_that_went_silent(
+    endpoint: Endpoint, prepared: Prepared, tmp_path: Path
+) -> None:
+    moments = prepared.moments(prepared.split("test"))[:2]
+    channel = make(endpoint, tmp_path, retries=0, concurrency=1)
+    channel.fit(prepared)
+    assert channel.recommend(moments[:1], 5)[0]
+    endpoint.statuses = [500]
+    with pytest.raises(StageError, match="run again to continue"):
+        channel.recommend(moments[1:], 5)
 
 
 def test_parameters_that_a_model_does_not_know_are_left_out(

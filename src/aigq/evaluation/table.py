@@ -33,7 +33,7 @@ from aigq.evaluation.lists import (
 from aigq.evaluation.supply import shares
 from aigq.prepared import Prepared
 from aigq.progress import note
-from aigq.recall.channel import BenchMissing, RecallChannel
+from aigq.recall.channel import RecallChannel, RowMissing
 from aigq.runs import installed
 from aigq.systems import NEW, steps
 from aigq.tables import Split
@@ -154,7 +154,7 @@ def _lists_of_rows(
             try:
                 with progress(system, samples.num_rows) as advance:
                     kept = make_lists(system, build(system), prepared, samples, k, advance)
-            except BenchMissing as error:
+            except RowMissing as error:
                 note(f"row {system} is left out: {error}")
                 skipped[system] = str(error)
                 continue

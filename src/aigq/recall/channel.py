@@ -9,8 +9,8 @@ from aigq.errors import UsageError
 from aigq.prepared import Moment, Prepared
 
 
-class BenchMissing(UsageError):
-    """The environment of a peer is not installed; a table goes on without its row."""
+class RowMissing(UsageError):
+    """What a row asks is not there: a peer's environment, an endpoint. A table goes on without the row."""
 
 
 class Hint(NamedTuple):

@@ -22,6 +22,10 @@ UNSUPPORTED = (
 CHARACTERS_PER_TOKEN = 2  # on the safe side, for the cost of a question before it is asked
 
 
+class NoAnswer(StageError):
+    """The endpoint did not answer, whatever was tried."""
+
+
 class LlmClient:
     """One model and one instruction; answers are kept on disk, so a rerun asks nothing.
 
@@ -117,7 +121,7 @@ class LlmClient:
                 return client.chat.completions.create(model=config.model, messages=messages, **sent)
             except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
                 if attempt == config.retries:
-                    raise StageError(
+                    raise NoAnswer(
                         f"{self.name}: {config.base_url} gave no answer in {attempt + 1} attempts ({error}); "
                         f"answers so far are kept, run again to continue"
                     ) from error

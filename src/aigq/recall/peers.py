@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from aigq.errors import StageError
 from aigq.prepared import CausalCounts, Moment, Prepared
-from aigq.recall.channel import BenchMissing, Hint
+from aigq.recall.channel import Hint, RowMissing
 from aigq.recall.histories import DAY, codes_in, rows_of
 
 PeerName = Literal["sasrec", "ease", "als"]
@@ -44,19 +44,19 @@ def bench_python() -> Path:
     folder or in one above it.
 
     Raises:
-        BenchMissing: neither is there; the message has the install command.
+        RowMissing: neither is there; the message has the install command.
     """
     named = os.environ.get(VARIABLE)
     if named:
         if shutil.which(named) is None:
-            raise BenchMissing(f"{VARIABLE}={named} is not a program; install it with: {INSTALL}")
+            raise RowMissing(f"{VARIABLE}={named} is not a program; install it with: {INSTALL}")
         return Path(named)
     here = Path.cwd()
     for folder in (here, *here.parents):
         python = folder / ".venv-bench" / "bin" / "python"
         if python.exists():
             return python
-    raise BenchMissing(f"rows sasrec, ease and als need a Python of their own; install it with: {INSTALL}")
+    raise RowMissing(f"rows sasrec, ease and als need a Python of their own; install it with: {INSTALL}")
 
 
 class Peer:

@@ -8,8 +8,8 @@ from aigq.config_recall import LlmConfig
 from aigq.errors import StageError
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.answers import parse_queries
-from aigq.recall.channel import Hint
-from aigq.recall.llm import LlmClient
+from aigq.recall.channel import Hint, RowMissing
+from aigq.recall.llm import LlmClient, NoAnswer
 
 SYSTEM = "You recommend search queries in an online shop. You answer with a numbered list and nothing else."
 VERBS = {"search": "searched for", "click": "looked at", "cart": "put into the cart", "purchase": "bought"}
@@ -63,7 +63,8 @@ class ZeroShot:
         """The servable ones of at most n answered queries; nothing for an empty history or past the limits.
 
         Raises:
-            StageError: the endpoint refuses, or does not answer after all retries. Answers so far are kept.
+            StageError: the endpoint refuses, or answers no more after all retries. Answers so far are kept.
+            RowMissing: it never answered since `fit`.
         """
         if self._llm is None or self._counts is None:
             raise StageError(f"{self.name}: recommend() before fit()")
@@ -72,7 +73,12 @@ class ZeroShot:
         self._seen += len(moments)
         chosen = [i for i, moment in enumerate(asked) if moment.history.num_rows and n > 0]
         lists: list[list[Hint]] = [[] for _ in moments]
-        texts = self._llm.ask([prompt_of(moments[i], n) for i in chosen])
+        try:
+            texts = self._llm.ask([prompt_of(moments[i], n) for i in chosen])
+        except NoAnswer as error:
+            if self.asked:
+                raise
+            raise RowMissing(str(error)) from error
         for i, text in zip(chosen, texts, strict=True):
             servable = self._counts.servable(moments[i].day, self._k)
             queries = [query for query in parse_queries(text)[:n] if query in servable]
