@@ -2,10 +2,10 @@
 
     python benchmarks/gpu.py RUN      # after `aigq train sft --config ... --run RUN`
 
-The lists are those that direct_il_sft of the run imitates; the models are new, one of the recipe's sizes and
-one of SmolLM2-135M's. The peak is what a large bfloat16 matrix product reaches in the same run. Operations
-are those that torch counts, padding included. Rollouts are those of IL-GRPO; the baseline is transformers'
-sampling of as many tokens, not kept to what may be served. Writes benchmarks/results/gpu.json.
+The lists are those that direct_il_sft of the run imitates, the model is a new one of the recipe's sizes. The
+peak is what a large bfloat16 matrix product reaches in the same run. Operations are those that torch counts,
+padding included. Rollouts are those of IL-GRPO; the baseline is transformers' sampling of as many tokens, not
+kept to what may be served. Writes benchmarks/results/gpu.json.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from aigq.config import load
 from aigq.config_training import SftConfig
@@ -33,15 +33,6 @@ from aigq.training.encoding import EncodedLists
 
 RESULT: Final = Path(__file__).parent / "results" / "gpu.json"
 STEPS, SKIPPED, COUNTED, ROUNDS, PROMPTS, GROUP, SIZE = 60, 20, 3, 3, 64, 8, 8192
-SMOLLM2: Final = LlamaConfig(
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    num_hidden_layers=30,
-    num_attention_heads=9,
-    num_key_value_heads=3,
-    tie_word_embeddings=True,
-)
 
 
 def peak() -> float:
@@ -141,29 +132,18 @@ def main() -> None:
         Prepared.load(run / "prepared").shared_queries(config.samples.k_users)["query"].to_pylist(), words
     )
     best = peak()
-    rows = []
-    for name in ("recipe", "smollm2-135m"):
-        torch.manual_seed(0)
-        new = (
-            generator.build(config.generator, words, 512, 0)
-            if name == "recipe"
-            else LlamaForCausalLM(SMOLLM2)
-        )
-        model = generator.to_device(new)
-        trained = training(model, data, config.sft, words.pad)
-        rows.append(
-            {
-                "model": name,
-                "parameters": model.num_parameters(),
-                "lists_per_step": config.sft.batch_size,
-                "tokens_per_second": round(trained["tokens_per_second"]),
-                "teraflops": round(trained["operations_per_second"] / 1e12, 1),
-                "share_of_peak": round(trained["operations_per_second"] / best, 4),
-                **rollouts(model, data, words, tree),
-            }
-        )
-        print(json.dumps(rows[-1]), flush=True)
-    result = {"gpu": torch.cuda.get_device_name(), "peak_teraflops": round(best / 1e12, 1), "rows": rows}
+    model = generator.to_device(generator.build(config.generator, words, 512, config.seed))
+    trained = training(model, data, config.sft, words.pad)
+    result = {
+        "gpu": torch.cuda.get_device_name(),
+        "peak_teraflops": round(best / 1e12, 1),
+        "parameters": model.num_parameters(),
+        "lists_per_step": config.sft.batch_size,
+        "tokens_per_second": round(trained["tokens_per_second"]),
+        "teraflops": round(trained["operations_per_second"] / 1e12, 1),
+        "share_of_peak": round(trained["operations_per_second"] / best, 4),
+        **rollouts(model, data, words, tree),
+    }
     print(json.dumps(result, indent=1))
     RESULT.write_text(json.dumps(result, indent=1) + "\n")
 
