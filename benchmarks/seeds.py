@@ -5,6 +5,7 @@
 Each seed has a run of its own, runs/NAME-seedN, that goes on where it stopped; seed 0 is the recipe's
 committed table. The seed moves weights, batches and samples drawn for training; test samples are the same.
 Differences are to the recipe's `evaluation.compare_to`, paired by user, with 95 % bootstrap intervals.
+Results of other recipes and rows stay.
 """
 
 import argparse
@@ -43,6 +44,12 @@ def rows_of(table: dict[str, Any], rows: list[str]) -> list[dict[str, Any]]:
     ]
 
 
+def earlier() -> list[dict[str, Any]]:
+    """The rows of earlier calls."""
+    rows: list[dict[str, Any]] = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    return rows
+
+
 def main() -> None:
     """Train, read, print, write."""
     parser = argparse.ArgumentParser()
@@ -53,9 +60,11 @@ def main() -> None:
     name = load(given.recipe).name
     tables = [json.loads((HERE / f"table-{name}.json").read_text())]
     tables += [table_of(given.recipe, name, seed, given.rows) for seed in given.seeds]
-    rows = [row for table in tables for row in rows_of(table, given.rows)]
-    for row in sorted(rows, key=lambda row: (given.rows.index(row["system"]), row["seed"])):
+    found = [row for table in tables for row in rows_of(table, given.rows)]
+    for row in sorted(found, key=lambda row: (given.rows.index(row["system"]), row["seed"])):
         print(f"{row['system']:16} seed {row['seed']}", *(row[metric] for metric in SHOWN))
+    kept = [row for row in earlier() if row["dataset"] != name or row["system"] not in given.rows]
+    rows = sorted(kept + found, key=lambda row: (row["dataset"], row["system"], row["seed"]))
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
     RESULTS.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1) + "\n")
 
