@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py RUN      # after `aigq train sft --config ... --run RUN`
 
-The lists are those that direct_il_sft of the run imitates, the model is a new one of the recipe's sizes. The
+The lists are those that direct_il_sft of the run imitates, the model is the new one that it began with. The
 peak is what a large bfloat16 matrix product reaches in the same run. Operations are those that torch counts,
 padding included. Rollouts are those of IL-GRPO; the baseline is transformers' sampling of as many tokens, not
 kept to what may be served. Writes benchmarks/results/gpu.json.
@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 from aigq.config import load
 from aigq.config_training import SftConfig
 from aigq.models import generator
-from aigq.models.decoding import ListRow, QueryTree, padded, sample_groups
+from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, QueryTree, padded, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import Prepared
 from aigq.training import loop
@@ -86,16 +86,16 @@ def training(model: PreTrainedModel, data: EncodedLists, config: SftConfig, pad:
 
 
 def rollouts(
-    model: PreTrainedModel, data: EncodedLists, words: Vocabulary, tree: QueryTree
+    model: PreTrainedModel, data: EncodedLists, words: Vocabulary, tree: QueryTree, length: int
 ) -> dict[str, Any]:
     """Rollouts per second, ours and of transformers alone, for the same prompts and as many tokens."""
     prompts = [data.prompt(i).tolist() for i in range(PROMPTS)]
-    length, drawn = 30, torch.empty(0)
+    room, drawn = length * TOKENS_PER_QUERY + 1, torch.empty(0)
 
     def ours() -> None:
         nonlocal drawn
         rows = [ListRow(tree, length) for _ in range(PROMPTS * GROUP)]
-        drawn = sample_groups(model, words, prompts, rows, 6 * length + 1, temperature=1.0, top_k=100)
+        drawn = sample_groups(model, words, prompts, rows, room, temperature=1.0, top_k=100)
 
     def plain() -> None:
         ids, mask = (t.repeat_interleave(GROUP, dim=0).to(model.device) for t in padded(prompts, words.pad))
@@ -131,8 +131,9 @@ def main() -> None:
     tree = QueryTree(
         Prepared.load(run / "prepared").shared_queries(config.samples.k_users)["query"].to_pylist(), words
     )
+    loop.leave_out_cudnn_attention()  # as every training does
     best = peak()
-    model = generator.to_device(generator.build(config.generator, words, 512, config.seed))
+    model = generator.load(folder / "init")
     trained = training(model, data, config.sft, words.pad)
     result = {
         "gpu": torch.cuda.get_device_name(),
@@ -142,7 +143,7 @@ def main() -> None:
         "tokens_per_second": round(trained["tokens_per_second"]),
         "teraflops": round(trained["operations_per_second"] / 1e12, 1),
         "share_of_peak": round(trained["operations_per_second"] / best, 4),
-        **rollouts(model, data, words, tree),
+        **rollouts(model, data, words, tree, config.samples.list_length),
     }
     print(json.dumps(result, indent=1))
     RESULT.write_text(json.dumps(result, indent=1) + "\n")

@@ -336,12 +336,18 @@ def _settings(config: Config, stage: str) -> dict[str, Any]:
 
 
 def _matters(key: str, stage: str, config: Config) -> bool:
-    """Whether a setting is of those that a stage is made with. The table alone reads every language model."""
-    if key in _INERT or not any(f"{key}.".startswith(f"{section}.") for section in SECTIONS[kind(stage)]):
-        return False
-    if kind(stage) == "table" or not f"{key}.".startswith("channels.llms."):
-        return True
-    return any(f"{key}.".startswith(f"channels.llms.{name}.") for name in config.think.llms())
+    return key not in _INERT and any(
+        f"{key}.".startswith(f"{section}.") for section in _sections(stage, config)
+    )
+
+
+def _sections(stage: str, config: Config) -> Iterator[str]:
+    """Those of a stage. Of the language models trainings read only what writes for Think."""
+    for section in SECTIONS[kind(stage)]:
+        if section == "channels.llms":
+            yield from (f"{section}.{name}" for name in config.think.llms())
+        else:
+            yield section
 
 
 def _flat(content: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

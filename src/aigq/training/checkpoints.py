@@ -1,7 +1,6 @@
 """What a training leaves in its folder: log.jsonl, checkpoint.pt to go on from, the best weights in best/."""
 
 import json
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ import torch
 from transformers import PreTrainedModel
 
 from aigq import processes, training_log
-from aigq.errors import StageError
 from aigq.models import generator
 from aigq.training import sharding
 
@@ -46,19 +44,6 @@ def validate_and_keep(
     if metrics["query_hr"] > progress.best:
         progress.best = metrics["query_hr"]
         replace_best(model, folder)
-
-
-def require_finite(norm: float) -> None:
-    """Stop before the gradient of a step spoils every weight.
-
-    Raises:
-        StageError: its norm is not a number, or infinite.
-    """
-    if not math.isfinite(norm):
-        raise StageError(
-            f"the norm of a step's gradient is {norm}. The best weights and the last checkpoint are earlier; "
-            "train again with a lower learning rate or, if computing was in bfloat16, with sft.dtype=float32"
-        )
 
 
 def save(folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:

@@ -22,7 +22,7 @@ from aigq.config_training import GrpoConfig
 from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, QueryTree, Row, padded, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.training import advantages as credit
-from aigq.training import checkpoints
+from aigq.training import checkpoints, loop
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.judge import Judge, Scores
 from aigq.training.policy import log_probabilities
@@ -222,9 +222,7 @@ def step(
         )
         (policy - bonus * mean_entropy).backward()
         loss, entropy = loss + policy.item(), entropy + mean_entropy.item()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip))
-    checkpoints.require_finite(norm)
+    norm = loop.clip_gradients(model, config.gradient_clip)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return {"loss": loss, "entropy": entropy, "gradient_norm": norm}

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from aigq import processes
 from aigq.config_training import SftConfig
+from aigq.errors import StageError
 from aigq.training import checkpoints, sharding
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.encoding import EncodedLists
@@ -97,6 +98,27 @@ def leave_out_cudnn_attention() -> None:
     196678. Other kernels take its place.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
+
+
+def require_finite(norm: float) -> None:
+    """Stop before the gradient of a step spoils every weight.
+
+    Raises:
+        StageError: its norm is not a number, or infinite.
+    """
+    if not math.isfinite(norm):
+        raise StageError(
+            f"the norm of a step's gradient is {norm}. The best weights and the last checkpoint are earlier; "
+            "train again with a lower learning rate or, if computing was in bfloat16, with sft.dtype=float32"
+        )
+
+
+def clip_gradients(model: torch.nn.Module, largest: float) -> float:
+    """Clip the gradients to a norm; returns what it was. Raises StageError where that is not finite."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    norm = sharding.whole(torch.nn.utils.clip_grad_norm_(parameters, largest))
+    require_finite(norm)
+    return norm
 
 
 def learning_rate(step: int, total: int, config: SftConfig) -> float:
@@ -179,9 +201,7 @@ def _step(
         part = _loss(model, data, mine, counts, pad, config) / len(rows)
         (part * count).backward()  # gradients are averaged over processes, the parts of a loss add up
         loss += part.item()
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    norm = torch.nn.utils.clip_grad_norm_(parameters, config.gradient_clip)
-    checkpoints.require_finite(sharding.whole(norm))
+    clip_gradients(model, config.gradient_clip)
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()

@@ -29,7 +29,7 @@ from aigq.errors import StageError, UsageError
 from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.training import advantages as credit
-from aigq.training import checkpoints, sharding
+from aigq.training import checkpoints, loop, sharding
 from aigq.training.checkpoints import Progress, Report, Validate
 from aigq.training.il_grpo import COLLAPSED, Rollouts, Task, health, read_list, token_advantages
 from aigq.training.judge import Scores
@@ -200,7 +200,7 @@ class Records(TrainerCallback):
         if "grad_norm" not in logs:  # the summary at the end
             return
         progress, il = self.progress, self._trainer.il
-        checkpoints.require_finite(logs["grad_norm"])
+        loop.require_finite(logs["grad_norm"])
         progress.step = state.global_step
         progress.tokens += self._trainer.written
         progress.seconds = time.monotonic() - self._begun
