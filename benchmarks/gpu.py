@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from transformers import PreTrainedModel
 from aigq.config import load
 from aigq.config_training import SftConfig
 from aigq.models import generator
-from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, QueryTree, padded, sample_groups
+from aigq.models.decoding import TOKENS_PER_QUERY, Asked, ListRow, QueryTree, padded, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import Prepared
 from aigq.training import loop
@@ -94,8 +95,9 @@ def rollouts(
 
     def ours() -> None:
         nonlocal drawn
-        rows = [ListRow(tree, length) for _ in range(PROMPTS * GROUP)]
-        drawn = sample_groups(model, words, prompts, rows, room, temperature=1.0, top_k=100)
+        each = [prompt for prompt in prompts for _ in range(GROUP)]
+        rows = [partial(ListRow, tree, length)] * len(each)
+        drawn = sample_groups(model, words, Asked(each, rows, room, 1.0), GROUP)
 
     def plain() -> None:
         ids, mask = (t.repeat_interleave(GROUP, dim=0).to(model.device) for t in padded(prompts, words.pad))

@@ -3,6 +3,7 @@
 import csv
 import random
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from aigq import config as configs
 from aigq.models import generator
-from aigq.models.decoding import ListRow, QueryTree, sample_groups
+from aigq.models.decoding import Asked, ListRow, QueryTree, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Prepared
 from aigq.recall.direct import prompt_writer
@@ -64,8 +65,9 @@ def sampled(folder: Path, k: int, lists: int) -> list[list[str]]:
     trees = [QueryTree(servable(moment.day, k), vocabulary) for moment in moments]
     group = lists // len(prompts)
     torch.manual_seed(0)
-    rows = [ListRow(tree, LENGTH) for tree in trees for _ in range(group)]
-    drawn = sample_groups(model, vocabulary, prompts, rows, 6 * LENGTH, temperature=1.0, top_k=100)
+    rows = [partial(ListRow, tree, LENGTH) for tree in trees for _ in range(group)]
+    each = [prompt for prompt in prompts for _ in range(group)]
+    drawn = sample_groups(model, vocabulary, Asked(each, rows, 6 * LENGTH, 1.0), group)
     return [read_list(tokens, vocabulary, LENGTH).queries for tokens in drawn.flatten(0, 1).tolist()]
 
 

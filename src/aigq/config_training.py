@@ -1,7 +1,7 @@
 """What the trainings read: the sections generator, sft, item_text, think, ctr and grpo of a config."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -262,6 +262,14 @@ class GrpoConfig(Adapters):
     group: int = Field(8, ge=2, description="G, rollouts per prompt")
     prompts_at_once: int = Field(8, ge=1, description="prompts per forward pass; only memory depends on it")
     learning_rate: float = Field(1e-4, gt=0, description="peak; 1e-4 for a small model, 1e-6 for a large one")
+    rollouts: Literal["transformers", "vllm"] = Field(
+        "transformers",
+        description="who draws the rollouts; vllm (extra vllm): an engine beside the policy that takes its "
+        "weights over before each step, for one process",
+    )
+    rollout_options: dict[str, Any] = Field(
+        {}, description="further arguments of its vllm.LLM, such as gpu_memory_utilization"
+    )
     temperature: float = Field(1.0, gt=0, description="of the rollouts")
     top_k: int = Field(100, ge=1, description="of the rollouts")
     weights: RewardWeights = RewardWeights()

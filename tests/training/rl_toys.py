@@ -12,7 +12,7 @@ from aigq.config import PromptConfig
 from aigq.config_training import GeneratorConfig, GrpoConfig
 from aigq.history.prompt import special_tokens
 from aigq.models import generator
-from aigq.models.decoding import QueryTree
+from aigq.models.decoding import DrawGroups, QueryTree, sample_groups
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.training import il_grpo
 from aigq.training.checkpoints import Progress
@@ -28,8 +28,8 @@ def vocabulary() -> Vocabulary:
     return Vocabulary(train_tokenizer([(q, 3) for q in QUERIES[:5]], 300, special))
 
 
-def model(words: Vocabulary) -> generator.PreTrainedModel:
-    config = GeneratorConfig(hidden_size=32, layers=2, heads=2, kv_heads=2, intermediate_size=64)
+def model(words: Vocabulary, heads: int = 2) -> generator.PreTrainedModel:
+    config = GeneratorConfig(hidden_size=32, layers=2, heads=heads, kv_heads=heads, intermediate_size=64)
     return generator.build(config, words, 160, seed=0)
 
 
@@ -72,13 +72,12 @@ def fit(
     validate: Callable[[Any], dict[str, float]] = lambda policy: {"query_hr": 0.5},
     report: Callable[[dict[str, Any]], None] = lambda entry: None,
     resume: bool = False,
+    draw: DrawGroups = sample_groups,
 ) -> Progress:
     """A training on the toy task, in our loop or under another trainer of the same arguments."""
     words = vocabulary()
-    prompts = task(words, config)
-    return trainer(
-        policy, words, prompts, config, folder, resume=resume, seed=5, validate=validate, report=report
-    )
+    given = {"resume": resume, "seed": 5, "validate": validate, "report": report, "draw": draw}
+    return trainer(policy, words, task(words, config), config, folder, **given)
 
 
 def log_of(folder: Path) -> list[dict[str, Any]]:

@@ -131,17 +131,33 @@ def test_the_ranker_of_new_queries_orders_no_favourites(run):
         prompt_writer(wrong, run, Prepared.load(run / "prepared"))
 
 
-def test_rollouts_name_nothing_of_the_history():
+def rollouts_of_the_loop(words, task, settings, folder):
+    return il_grpo.roll_out(rl_toys.model(words), words, task, settings, [0, 1]).tokens.flatten(0, 1)
+
+
+def rollouts_under_trl(words, task, settings, folder):
+    trl_trainer = pytest.importorskip("aigq.training.trl_trainer")
+    trainer = trl_trainer.IlGrpoTrainer(
+        rl_toys.model(words), words, task, settings, folder, seed=3, use_cpu=True, bf16=False
+    )
+    prompts = [str(row) for row in (0, 1) for _ in range(settings.group)]
+    return [np.array(ids) for ids in trl_trainer.sample(prompts, trainer)["completion_ids"]]
+
+
+@pytest.mark.parametrize("drawn", [rollouts_of_the_loop, rollouts_under_trl])
+def test_rollouts_name_nothing_of_the_history(tmp_path, drawn):
     words = rl_toys.vocabulary()
     settings = rl_toys.config()
     task = rl_toys.task(words, settings)
     barred = [[rl_toys.QUERIES[i % 8]] for i in range(len(task.prompts))]
-    free = il_grpo.roll_out(rl_toys.model(words), words, task, settings, [0, 1])
-    task = replace(task, barred=barred)
-    held = il_grpo.roll_out(rl_toys.model(words), words, task, settings, [0, 1])
 
-    def named(rollouts, i):
-        return {query for queries in rollouts.lists[i] for query in queries}
+    def named(task):
+        """Per rollout, whether it names what is barred for its prompt."""
+        lists = [
+            il_grpo.read_list(ids.tolist(), words, rl_toys.SLOTS).queries
+            for ids in drawn(words, task, settings, tmp_path)
+        ]
+        return [barred[i // settings.group][0] in one for i, one in enumerate(lists)]
 
-    assert any(barred[i][0] in named(free, i) for i in (0, 1))
-    assert not any(barred[i][0] in named(held, i) for i in (0, 1))
+    assert any(named(task))
+    assert not any(named(replace(task, barred=barred)))

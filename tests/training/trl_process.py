@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback
 
 from aigq import processes
-from aigq.models.decoding import ListRow, sample_groups
+from aigq.models.decoding import Asked, ListRow, sample_groups
 from aigq.training import sharding, trl_trainer
 
 
@@ -63,7 +63,8 @@ def sample(folder):
     model = sharding.shard(rl_toys.model(words), torch.float32)
     length = 1 + 3 * processes.rank()
     rows = [ListRow(task.trees[0], length) for _ in range(2)]
-    sample_groups(model, words, task.prompts[:1], rows, 30, temperature=1.0, top_k=100)
+    each = iter(rows)
+    sample_groups(model, words, Asked(task.prompts[:1] * 2, [lambda: next(each)] * 2, 30, 1.0), 2)
     lists = [row.queries() for row in rows]
     (folder / f"lists-{processes.rank()}.json").write_text(json.dumps(lists))
 

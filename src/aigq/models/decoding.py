@@ -107,6 +107,13 @@ Write = Callable[[Asked], list[list[int]]]
 `writer` has transformers do it, models/vllm_engine.py has vLLM.
 """
 
+DrawGroups = Callable[[PreTrainedModel, Vocabulary, Asked, int], torch.Tensor]
+"""Rollouts of a policy: draw(policy, vocabulary, asked, G), each prompt G times in a row.
+
+Tokens (P, G, T) on the CPU, the end among them, padded on the right. `sample_groups` has transformers do it,
+models/vllm_engine.py has vLLM.
+"""
+
 
 class ListRow:
     """Where one list stands: its node, and for each node the children with nothing left to say.
@@ -229,30 +236,15 @@ def writer(model: PreTrainedModel, vocabulary: Vocabulary) -> Write:
 
 
 @torch.no_grad()
-def sample_groups(
-    model: PreTrainedModel,
-    vocabulary: Vocabulary,
-    prompts: Sequence[Sequence[int]],
-    rows: Sequence[Row],
-    max_tokens: int,
-    *,
-    temperature: float,
-    top_k: int,
-) -> torch.Tensor:
-    """G sampled outputs for each of P prompts: tokens (P, G, T) on the CPU, padded on the right.
+def sample_groups(model: PreTrainedModel, vocabulary: Vocabulary, asked: Asked, group: int) -> torch.Tensor:
+    """`DrawGroups` by the policy itself.
 
     The rollouts of a group share the keys and values of their prompt, which is read once. Several processes
     all take as many steps as the longest output of any: weights that are shared out are fetched together.
-
-    Args:
-        prompts: token ids of each prompt.
-        rows: what each of the P*G rollouts may write, those of one prompt side by side.
-        max_tokens: longest output.
     """
-    group = len(rows) // len(prompts)
     was_training = model.training
     model.eval()  # gradient checkpointing, where it is on, keeps no cache in training mode
-    ids, mask = (tensor.to(model.device) for tensor in padded(prompts, vocabulary.pad))
+    ids, mask = (tensor.to(model.device) for tensor in padded(asked.prompts[::group], vocabulary.pad))
     places = positions(mask)[:, :-1]
     prefix = model(ids[:, :-1], attention_mask=mask[:, :-1], position_ids=places, use_cache=True)
     prefix.past_key_values.batch_repeat_interleave(group)
@@ -261,16 +253,16 @@ def sample_groups(
         vocabulary,
         ids.repeat_interleave(group, dim=0),
         mask.repeat_interleave(group, dim=0),
-        rows,
-        max_tokens,
+        [row() for row in asked.rows],
+        asked.max_tokens,
         do_sample=True,
-        temperature=temperature,
-        top_k=top_k,
+        temperature=asked.temperature,
+        top_k=asked.top_k,
         past_key_values=prefix.past_key_values,
         synced_gpus=processes.count() > 1,
     )
     model.train(was_training)
-    return drawn[:, ids.shape[1] :].reshape(len(prompts), group, -1).cpu()
+    return drawn[:, ids.shape[1] :].reshape(-1, group, drawn.shape[1] - ids.shape[1]).cpu()
 
 
 def padded(prompts: Sequence[Sequence[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:

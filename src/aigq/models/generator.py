@@ -154,10 +154,15 @@ def save(model: PreTrainedModel, folder: Path, weights: dict[str, Any] | None = 
     Args:
         weights: all of the model's, where it holds a part of them itself.
     """
+    plain = merged(model, weights)
+    plain.save_pretrained(folder, state_dict=weights if plain is model else None)
+
+
+def merged(model: PreTrainedModel, weights: dict[str, Any] | None = None) -> PreTrainedModel:
+    """The same model, or a copy on the CPU with its low-rank adapters merged into the weights."""
     adapters = getattr(model, "peft_config", None)
     if not adapters:
-        model.save_pretrained(folder, state_dict=weights)
-        return
+        return model
     from peft import get_peft_model
 
     own = model.get_input_embeddings().weight  # type: ignore[union-attr]
@@ -165,9 +170,10 @@ def save(model: PreTrainedModel, folder: Path, weights: dict[str, Any] | None = 
         AutoModelForCausalLM.from_config(model.config, dtype=own.dtype), adapters["default"]
     )
     twin.get_base_model().load_state_dict(weights or model.state_dict())
-    merged: Any = twin.merge_and_unload()
-    merged.tie_weights()
-    merged.save_pretrained(folder)
+    plain: Any = twin.merge_and_unload()
+    plain.tie_weights()
+    whole: PreTrainedModel = plain
+    return whole
 
 
 def to_device(model: PreTrainedModel) -> PreTrainedModel:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoConfig
+from torch.nn.utils.rnn import pad_sequence
+from transformers import AutoConfig, PreTrainedModel
 
+from aigq.models import generator
 from aigq.models.decoding import Asked, Row, keep_to_choices
+from aigq.models.vocabulary import Vocabulary
 
 os.environ |= {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
@@ -84,7 +87,12 @@ class VllmWriter:
         self._context = int(self.engine.model_config.max_model_len)
 
     def __call__(self, asked: Asked) -> list[list[int]]:
-        """See `aigq.models.decoding.Write`; as many prompts as fit the GPU are written at once."""
+        """See `aigq.models.decoding.Write`."""
+        written = self.written(asked)
+        return [out[: out.index(self._end)] if self._end in out else out for out in written]
+
+    def written(self, asked: Asked) -> list[list[int]]:
+        """The tokens after each prompt, the end among them; as many at once as fit the GPU."""
         settings = [
             SamplingParams(
                 temperature=asked.temperature,
@@ -99,8 +107,33 @@ class VllmWriter:
         ]
         requests = [{"prompt_token_ids": list(prompt)} for prompt in asked.prompts]
         outputs = self.engine.generate(requests, settings, use_tqdm=False)  # type: ignore[arg-type]
-        written = [list(output.outputs[0].token_ids) for output in outputs]
-        return [out[: out.index(self._end)] if self._end in out else out for out in written]
+        return [list(output.outputs[0].token_ids) for output in outputs]
+
+    def take(self, model: PreTrainedModel) -> None:
+        """Write with these weights from now on; what was computed with others is forgotten."""
+        weights = generator.merged(model).state_dict()
+        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights.items())})
+        self.engine.reset_prefix_cache()
+
+
+class VllmRollouts:
+    """`aigq.models.decoding.DrawGroups` by vLLM, which takes the policy's weights over at each call.
+
+    Draws from torch's random numbers, as transformers does: the same seed and weights, the same rollouts.
+    The rollouts of a group share the keys and values of their prompt in the engine's prefix cache.
+    """
+
+    def __init__(self, folder: Path, end: int, options: dict[str, Any]) -> None:
+        self._writer = VllmWriter(folder, end, options)
+
+    def __call__(
+        self, model: PreTrainedModel, vocabulary: Vocabulary, asked: Asked, group: int
+    ) -> torch.Tensor:
+        """See `aigq.models.decoding.DrawGroups`."""
+        self._writer.take(model)
+        outputs = [torch.tensor(out, dtype=torch.long) for out in self._writer.written(asked)]
+        tokens = pad_sequence(outputs, batch_first=True, padding_value=vocabulary.pad)  # (P*G, T)
+        return tokens.view(-1, group, tokens.shape[1])
 
 
 def _begin(params: SamplingParams, _prompt: list[int] | None, written: list[int]) -> _Request | None:

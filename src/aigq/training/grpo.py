@@ -17,8 +17,8 @@ from aigq import processes
 from aigq.config import Config
 from aigq.config_training import GrpoConfig
 from aigq.errors import EmptyLogError, UsageError
-from aigq.models import generator
-from aigq.models.decoding import QueryTree
+from aigq.models import engine, generator
+from aigq.models.decoding import DrawGroups, QueryTree, sample_groups
 from aigq.models.think_decoding import Marks
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
@@ -70,11 +70,12 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
     note(f"prompts, references and click probabilities of {grpo.steps * grpo.prompts:,} moments")
     prompts = make_task(config, grpo, run, prepared, vocabulary, think=thinks(system))
     announce(start, grpo, prompts)
+    draw = engine.rollouts(grpo, start, vocabulary, max(map(len, prompts.prompts)) + prompts.room())
     model = read_policy(start, grpo)
     validate = validator(start / "training", vocabulary, config.decoding.batch_size)
     with task(f"{system} steps", total=grpo.steps) as advance:
         report = reporter(system, advance)
-        options: dict[str, Any] = {"seed": config.seed, "validate": validate, "report": report}
+        options: dict[str, Any] = {"seed": config.seed, "validate": validate, "report": report, "draw": draw}
         if grpo.trainer == "trl":
             progress = fit_trl(model, vocabulary, prompts, grpo, folder, resume=resume, **options)
         else:
@@ -215,12 +216,13 @@ def fit_trl(
     seed: int,
     validate: Validate,
     report: Report,
+    draw: DrawGroups = sample_groups,
 ) -> Progress:
     """The same training under TRL."""
     from aigq.training.trl_trainer import IlGrpoTrainer, Records, begin
 
     progress, checkpoint = begin(folder, grpo.steps, resume=resume)
-    trainer = IlGrpoTrainer(model, vocabulary, prompts, grpo, folder, seed)
+    trainer = IlGrpoTrainer(model, vocabulary, prompts, grpo, folder, seed, draw)
     trainer.add_callback(Records(trainer, folder, progress, validate, report))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return progress

@@ -11,6 +11,7 @@ one, bit for bit.
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,16 @@ import torch
 from transformers import PreTrainedModel
 
 from aigq.config_training import GrpoConfig
-from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, QueryTree, Row, padded, sample_groups
+from aigq.models.decoding import (
+    TOKENS_PER_QUERY,
+    Asked,
+    DrawGroups,
+    ListRow,
+    QueryTree,
+    Row,
+    padded,
+    sample_groups,
+)
 from aigq.models.vocabulary import Vocabulary
 from aigq.training import advantages as credit
 from aigq.training import checkpoints, loop
@@ -52,6 +62,13 @@ class Task:
         barred = self.barred[prompt] if self.barred else ()
         queries = ListRow(self.trees[prompt], self.judge.slots, barred)
         return self.thoughts.row(prompt, queries) if self.thoughts else queries
+
+    def asked(self, prompts: Sequence[int], config: GrpoConfig) -> Asked:
+        """G rollouts for each of these prompts, in a row."""
+        each = [prompt for prompt in prompts for _ in range(config.group)]
+        rows = [partial(self.row, prompt) for prompt in each]
+        ids = [self.prompts[prompt] for prompt in each]
+        return Asked(ids, rows, self.room(), config.temperature, config.top_k)
 
     def room(self) -> int:
         """The longest rollout in tokens."""
@@ -96,6 +113,7 @@ def fit(
     validate: Validate,
     report: Report,
     resume: bool = False,
+    draw: DrawGroups = sample_groups,
 ) -> Progress:
     """Train; the best weights by validation Query HR end up in folder/best, the log in folder/log.jsonl."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +126,8 @@ def fit(
     started = time.monotonic() - progress.seconds
     while progress.step < progress.total:
         torch.manual_seed(seed * 1_000_003 + progress.step)
-        rollouts = roll_out(model, vocabulary, task, config, choose(task, config, seed, progress.step))
+        chosen = choose(task, config, seed, progress.step)
+        rollouts = roll_out(model, vocabulary, task, config, chosen, draw)
         scores = task.judge.score(rollouts.rows, rollouts.lists, rollouts.triggers, rollouts.faults)
         advantages, kept = token_advantages(scores, rollouts, config, task.judge.best())
         bonus = config.entropy_bonus * (1 - progress.step / progress.total)
@@ -141,18 +160,15 @@ def choose(task: Task, config: GrpoConfig, seed: int, step: int) -> list[int]:
 
 
 def roll_out(
-    model: PreTrainedModel, vocabulary: Vocabulary, task: Task, config: GrpoConfig, rows: list[int]
+    model: PreTrainedModel,
+    vocabulary: Vocabulary,
+    task: Task,
+    config: GrpoConfig,
+    rows: list[int],
+    draw: DrawGroups = sample_groups,
 ) -> Rollouts:
     """Sample G lists for each of the prompts `rows` and find the queries in them."""
-    tokens = sample_groups(
-        model,
-        vocabulary,
-        [task.prompts[i] for i in rows],
-        [task.row(i) for i in rows for _ in range(config.group)],
-        task.room(),
-        temperature=config.temperature,
-        top_k=config.top_k,
-    )  # (P, G, T)
+    tokens = draw(model, vocabulary, task.asked(rows, config), config.group)  # (P, G, T)
     spans = [
         [task.read(i, one, vocabulary) for one in each] for i, each in zip(rows, tokens.tolist(), strict=True)
     ]

@@ -26,7 +26,7 @@ from trl.trainer.grpo_trainer import GRPOTrainer
 from aigq import processes, training_log
 from aigq.config_training import GrpoConfig
 from aigq.errors import StageError, UsageError
-from aigq.models.decoding import TOKENS_PER_QUERY, ListRow, sample_groups
+from aigq.models.decoding import DrawGroups, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.training import advantages as credit
 from aigq.training import checkpoints, loop, sharding
@@ -48,7 +48,8 @@ class IlGrpoTrainer(GRPOTrainer):
         config: everything about IL-GRPO.
         folder: of checkpoints.
         seed: of sampling and of the order of prompts.
-        options: further `GRPOConfig` fields, such as `use_vllm` or `deepspeed`.
+        draw: who draws the rollouts.
+        options: further `GRPOConfig` fields, such as `deepspeed`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class IlGrpoTrainer(GRPOTrainer):
         config: GrpoConfig,
         folder: Path,
         seed: int,
+        draw: DrawGroups = sample_groups,
         **options: Any,
     ) -> None:
         check_trl()
@@ -66,7 +68,7 @@ class IlGrpoTrainer(GRPOTrainer):
             raise StageError("TRL has no importance ratio per query; set grpo.ratio to token or sequence")
         if task.thoughts is not None:
             raise StageError("TRL trains Direct alone; set grpo.trainer to loop for Think")
-        self.vocabulary, self.task, self.il = vocabulary, task, config
+        self.vocabulary, self.task, self.il, self.draw = vocabulary, task, config, draw
         self.scores: Scores | None = None
         self.slot = torch.empty(0)  # (B, T) of this process, see spans.py
         self.health: dict[str, Any] = {}  # of the step's rollouts in all processes, and their tokens
@@ -327,15 +329,8 @@ def sample(prompts: list[str], trainer: Any) -> dict[str, Any]:
     task, group = trainer.task, trainer.il.group
     rows = [int(prompt) for prompt in prompts]
     each = rows[::group]
-    tokens = sample_groups(
-        trainer.accelerator.unwrap_model(trainer.model),
-        trainer.vocabulary,
-        [task.prompts[row] for row in each],
-        [ListRow(task.trees[row], task.judge.slots) for row in rows],
-        task.judge.slots * TOKENS_PER_QUERY + 1,
-        temperature=trainer.il.temperature,
-        top_k=trainer.il.top_k,
-    ).flatten(0, 1)
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    tokens = trainer.draw(policy, trainer.vocabulary, task.asked(each, trainer.il), group).flatten(0, 1)
     pad = trainer.vocabulary.pad
     return {
         "prompt_ids": [list(task.prompts[row]) for row in rows],
