@@ -3,10 +3,10 @@
     python benchmarks/seeds.py RECIPE [--seeds 1 2] [--rows popular ranker direct_il_sft] [--set key=value]
 
 Each seed has a run of its own, runs/NAME-seedN, that goes on where it stopped. Where a recipe's table is
-committed, it is seed 0; `--set` then has to be what that table was made with. The seed moves weights, batches,
-samples drawn for training and, under `evaluation.max_users`, which shoppers are asked. Differences are to the
-recipe's `evaluation.compare_to`, and between steps of the paper, paired by user, with 95 % bootstrap
-intervals. Results of other recipes and rows stay.
+committed, it is seed 0; `--set` then has to be what that table was made with. The seed moves weights,
+batches, samples drawn for training and, under `evaluation.max_users`, which shoppers are asked. Differences
+are to the recipe's `evaluation.compare_to`, and between steps of the paper, paired by user, with 95 %
+bootstrap intervals. Results of other recipes and rows stay.
 """
 
 import argparse
