@@ -32,9 +32,10 @@ class EbrConfig(Section):
     """Two-tower retrieval on the text encoder."""
 
     dim: int = Field(128, ge=8, description="width of both towers' output")
-    epochs: int = Field(3, ge=1, description="passes over the training samples")
+    max_steps: int = Field(1000, ge=1, description="optimiser steps at most; the best by validation are kept")
+    eval_every: int = Field(20, ge=1, description="steps between validations")
     batch_size: int = Field(256, ge=2, description="in-batch negatives")
-    learning_rate: float = Field(3e-3, gt=0, description="Adam")
+    learning_rate: float = Field(1e-3, gt=0, description="Adam")
     max_behaviours: int = Field(64, ge=1, description="most recent behaviours read by the user tower")
 
 

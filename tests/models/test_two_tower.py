@@ -8,7 +8,8 @@ from aigq.models.two_tower import HistoryArrays, TwoTower, sampled_softmax, trai
 
 def tower(texts: int = 6, dim: int = 8) -> TwoTower:
     torch.manual_seed(0)
-    return TwoTower(np.random.default_rng(0).normal(size=(texts, 12)).astype(np.float32), dim)
+    embedded = np.random.default_rng(0).normal(size=(texts, 12)).astype(np.float32)
+    return TwoTower(embedded, dim, np.ones(texts))
 
 
 def test_shapes_and_padding_changes_nothing() -> None:
@@ -47,10 +48,12 @@ def test_training_fits_a_rule_and_is_deterministic() -> None:
             histories,
             targets,
             np.bincount(np.concatenate(targets), minlength=6),
-            epochs=20,
+            max_steps=60,
+            eval_every=10,
             batch_size=30,
             learning_rate=1e-2,
             seed=0,
+            validate=iter(range(100)).__next__,
         )
         with torch.inference_mode():
             scores = model.users(*histories.take(np.arange(3))) @ model.queries(torch.arange(3, 6)).T
@@ -58,3 +61,26 @@ def test_training_fits_a_rule_and_is_deterministic() -> None:
     chances = np.exp(outputs[0]) / np.exp(outputs[0]).sum(1, keepdims=True)
     assert (np.diag(chances) > 0.8).all()
     assert np.array_equal(*outputs)
+
+
+def test_the_weights_that_validate_best_are_kept_and_training_stops_when_none_is_better() -> None:
+    text = np.zeros((8, 1), dtype=np.int32)
+    histories = HistoryArrays(text, text, text)
+    model, seen = tower(), []
+
+    def validate() -> float:
+        seen.append(model.bias.weight.detach().clone())
+        return float(len(seen) == 3)
+
+    targets, popularity = [np.array([3])] * 7 + [np.array([4])], np.array([0, 0, 0, 7, 1, 0])
+    size = {"max_steps": 100, "eval_every": 2, "batch_size": 8, "learning_rate": 1e-2}
+    train(model, histories, targets, popularity, **size, seed=0, validate=validate)
+    assert len(seen) == 3 + 5
+    assert torch.equal(model.bias.weight, seen[2])
+    assert not torch.equal(seen[2], seen[-1])
+
+
+def test_a_query_that_was_never_a_target_starts_below_the_others() -> None:
+    texts = np.random.default_rng(0).normal(size=(3, 12)).astype(np.float32)
+    bias = TwoTower(texts, 8, np.array([0, 1, 99])).bias.weight[:, 0]
+    assert bias.tolist() == pytest.approx(np.log([0.005, 0.015, 0.995]).tolist(), abs=1e-6)

