@@ -83,3 +83,33 @@ def test_summary_as_json_and_as_table(bring, tmp_path):
     console = Console(record=True, width=100)
     console.print(render(summary))
     assert "rejected: no user" in console.export_text()
+
+
+def test_a_later_log_that_is_silent_about_an_item_leaves_what_is_known(bring, tmp_path):
+    event = {"user_id": "u", "query_id": "q", "user_query": "tv"}
+
+    def day(number, **thing):
+        line = event | {"timestamp": f"2024-05-0{number}", "action_name": "click"}
+        path = tmp_path / f"day{number}.jsonl"
+        return write_json_lines(path, [line | {"event_attributes": {"object": {"object_id": "5"} | thing}}])
+
+    known = {"description": "Sony TV", "object_detail": {"brand": "Sony", "price": 5}}
+    bring("ubi", day(1, **known))
+    bring("ubi", day(2))
+    bring("ubi", day(3, object_detail={"price": 4}))
+    bring("ubi", day(3, object_detail={"price": 4}))
+    (item,) = rows(tmp_path / "out", "items")
+    assert (item["title"], item["brand"], item["price"]) == ("Sony TV", "Sony", 4)
+
+
+def test_a_later_log_that_is_silent_about_a_user_leaves_the_profile(bring, tmp_path):
+    log = write_json_lines(tmp_path / "log.jsonl", [FIRST])
+    roles = {name: name for name in ("user_id", "ts", "action", "query")}
+    roles["users"] = {"path": "users.jsonl", "user_id": "id", "profile": ["city"]}
+    for user in ({"id": "u1", "city": "Wien"}, {"id": "u1"}):
+        write_json_lines(tmp_path / "users.jsonl", [user, {"id": "u2", "city": "Graz"}])
+        bring("files", log, columns=roles)
+    assert {user["user_id"]: user["profile"] for user in rows(tmp_path / "out", "users")} == {
+        "u1": [("city", "Wien")],
+        "u2": [("city", "Graz")],
+    }

@@ -172,6 +172,13 @@ def test_ubi_parquet_in_a_folder(bring, tmp_path):
     check_ubi(bring("ubi", tmp_path / "log"), tmp_path / "out")
 
 
+def test_ubi_items_that_have_an_internal_id_only(bring, tmp_path):
+    thing = {"event_attributes": {"object": {"internal_id": "77", "description": "Pad"}}}
+    bring("ubi", write_json_lines(tmp_path / "log.jsonl", [EVENT | {"action_name": "item_click"} | thing]))
+    assert told(tmp_path / "out", "item_id") == [("77",)]
+    assert [(item["item_id"], item["title"]) for item in rows(tmp_path / "out", "items")] == [("77", "Pad")]
+
+
 def test_ubi_that_is_something_else(bring, tmp_path):
     with pytest.raises(SourceError, match="expected UBI objects"):
         bring("ubi", write_json_lines(tmp_path / "log.ndjson", [{"a": 1}]))
@@ -246,6 +253,14 @@ def test_ga4_parquet(bring, tmp_path):
     pq.write_table(pa.Table.from_pylist(GA4), tmp_path / "ga4.parquet")
     bring("ga4", tmp_path / "ga4.parquet")
     check_ga4(tmp_path / "out")
+
+
+def test_ga4_items_keep_what_any_of_their_events_says(bring, tmp_path):
+    plain = {key: value for key, value in ITEM.items() if key != "item_category"}
+    view = GA4[1] | {"event_name": "view_item", "items": [ITEM]}
+    bring("ga4", write_json_lines(tmp_path / "ga4.jsonl", [view, GA4[2] | {"items": [plain]}]))
+    (item,) = rows(tmp_path / "out", "items")
+    assert (item["title"], item["category"]) == ("Mug", ["Home"])
 
 
 def test_ga4_without_its_keys(bring, tmp_path):

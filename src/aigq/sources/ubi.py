@@ -9,12 +9,15 @@ one event at the earliest of their times.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from aigq.action_names import ACTION_NAMES
 from aigq.errors import SourceError
 from aigq.sources.workspace import Workspace, export_files, sql
 from aigq.tables import ACTIONS, Provenance
+
+_ITEM_ID: Final = """coalesce(nullif(json ->> '$.event_attributes.object.object_id', ''),
+    json ->> '$.event_attributes.object.internal_id')"""
 
 
 def action_sql(name: str, spellings: Mapping[str, str] = ACTION_NAMES) -> str:
@@ -42,9 +45,9 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     if workspace.rows("SELECT count(*) > 0 AND count(coalesce(action_name, user_query)) = 0 FROM ubi")[0][0]:
         raise SourceError(f"{files[0]}: expected UBI objects with action_name or user_query; found neither")
     _raw(workspace)
-    workspace.db.execute("""
+    workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw_items AS
-        SELECT DISTINCT json ->> '$.event_attributes.object.object_id' AS item_id,
+        SELECT DISTINCT {_ITEM_ID} AS item_id,
                coalesce(json ->> '$.event_attributes.object.description',
                         json ->> '$.event_attributes.object.title')
                    AS title,
@@ -84,9 +87,7 @@ def _raw(workspace: Workspace) -> None:
                CASE WHEN action = 'search' AND query_id IS NOT NULL
                    THEN min(ts) OVER (PARTITION BY user_id, query_id, action, query) ELSE ts END AS ts,
                action, query,
-               CASE WHEN action <> 'search' THEN coalesce(json ->> '$.event_attributes.object.object_id',
-                   json ->> '$.event_attributes.object.internal_id') END
-                   AS item_id,
+               CASE WHEN action <> 'search' THEN {_ITEM_ID} END AS item_id,
                query_id AS request_id,
                CASE WHEN action <> 'search' THEN json ->> '$.event_attributes.position.ordinal' END
                    AS position,
