@@ -4,7 +4,7 @@ import pytest
 from source_helpers import NOW, rows, write_json_lines
 
 from aigq.errors import SourceError
-from aigq.sources import import_source, render, writing
+from aigq.sources import import_source, importing, render, writing
 
 FIRST = {"user_id": "u1", "ts": "2024-05-01", "action": "search", "query": "milk", "position": 2}
 LATE = {
@@ -63,6 +63,32 @@ def test_a_crash_while_writing_leaves_the_old_tables(bring, tmp_path, monkeypatc
         import_source("files", write_json_lines(tmp_path / "two.jsonl", [LATE]), tmp_path / "out", now=NOW)
     assert contents(tmp_path / "out") == before
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_two_imports_into_one_folder(bring, tmp_path, monkeypatch):
+    one = write_json_lines(tmp_path / "one.jsonl", [FIRST])
+    two = write_json_lines(tmp_path / "two.jsonl", [LATE])
+    real = importing.write_tables
+
+    def meanwhile(*arguments):
+        with pytest.raises(SourceError, match="another import works in"):
+            bring("files", two)
+        return real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(importing, "write_tables", meanwhile)
+        bring("files", one)
+    assert bring("files", two).events == 2
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+@pytest.mark.parametrize("out", ["file", "file/sub"])
+def test_tables_are_not_written_into_a_file(bring, tmp_path, out):
+    (tmp_path / "file").write_text("mine")
+    log = write_json_lines(tmp_path / "one.jsonl", [FIRST])
+    with pytest.raises(SourceError, match="give --out a folder"):
+        bring("files", log, tmp_path / out)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_folder_with_other_tables_is_left_alone(bring, tmp_path):
