@@ -172,6 +172,38 @@ def test_ubi_parquet_in_a_folder(bring, tmp_path):
     check_ubi(bring("ubi", tmp_path / "log"), tmp_path / "out")
 
 
+SEARCHED = QUERY | {"action_name": "search"}
+
+
+@pytest.mark.parametrize(
+    ("others", "time"),
+    [
+        ([SEARCHED | {"timestamp": "2024-12-10T01:00:00+02:00"}], "2024-12-09 23:00:00"),
+        ([SEARCHED | {"timestamp": "2024-12-10T00:00:01.5Z"}], "2024-12-10 00:00:00"),
+        ([SEARCHED | {"timestamp": 1733702400000}], "2024-12-09 00:00:00"),
+        ([SEARCHED | {"user_query": "ps4 "}, SEARCHED | {"user_query": "PS4"}], "2024-12-10 00:00:00"),
+    ],
+)
+def test_ubi_records_of_one_search_in_other_zones_and_spellings(bring, tmp_path, others, time):
+    assert bring("ubi", write_json_lines(tmp_path / "log.jsonl", [QUERY, *others])).rejected == {}
+    assert [(event["query"].lower(), str(event["ts"])) for event in rows(tmp_path / "out")] == [("ps4", time)]
+
+
+@pytest.mark.parametrize(
+    ("time", "reason"),
+    [
+        ("", "time not understood"),
+        ("N/A", "time not understood"),
+        (None, "no time"),
+        ("0001-01-01T00:00:00Z", "time before 1990"),
+    ],
+)
+def test_ubi_records_of_one_search_without_a_time_are_rejected_alone(bring, tmp_path, time, reason):
+    log = write_json_lines(tmp_path / "log.jsonl", [QUERY | {"timestamp": time}, SEARCHED])
+    assert bring("ubi", log).rejected == {reason: 1}
+    assert [str(event["ts"]) for event in rows(tmp_path / "out")] == ["2024-12-10 00:00:00"]
+
+
 def test_ubi_items_that_have_an_internal_id_only(bring, tmp_path):
     thing = {"event_attributes": {"object": {"internal_id": "77", "description": "Pad"}}}
     bring("ubi", write_json_lines(tmp_path / "log.jsonl", [EVENT | {"action_name": "item_click"} | thing]))
