@@ -204,6 +204,14 @@ def test_ubi_records_of_one_search_without_a_time_are_rejected_alone(bring, tmp_
     assert [str(event["ts"]) for event in rows(tmp_path / "out")] == ["2024-12-10 00:00:00"]
 
 
+def test_ubi_parquet_whose_texts_are_bytes(bring, tmp_path):
+    table = pa.Table.from_pylist([QUERY | {"user_query": "手机"}, QUERY | {"query_id": "q2"}])
+    texts = pa.array(["手机".encode(), b"caf\xe9"], pa.binary())
+    pq.write_table(table.set_column(2, "user_query", texts), tmp_path / "log.parquet")
+    assert bring("ubi", tmp_path / "log.parquet").rejected == {"invalid UTF-8": 1}
+    assert told(tmp_path / "out", "query") == [("手机",)]
+
+
 def test_ubi_items_that_have_an_internal_id_only(bring, tmp_path):
     thing = {"event_attributes": {"object": {"internal_id": "77", "description": "Pad"}}}
     bring("ubi", write_json_lines(tmp_path / "log.jsonl", [EVENT | {"action_name": "item_click"} | thing]))
@@ -285,6 +293,16 @@ def test_ga4_parquet(bring, tmp_path):
     pq.write_table(pa.Table.from_pylist(GA4), tmp_path / "ga4.parquet")
     bring("ga4", tmp_path / "ga4.parquet")
     check_ga4(tmp_path / "out")
+
+
+def test_ga4_parquet_whose_texts_are_bytes(bring, tmp_path):
+    value = pa.struct([("string_value", pa.binary()), ("int_value", pa.int64())])
+    kind = pa.list_(pa.struct([("key", pa.string()), ("value", value)]))
+    told_by = [[{"key": "search_term", "value": {"string_value": "手机".encode()}}]]
+    table = pa.Table.from_pylist(GA4[:1]).drop_columns(["event_params", "items"])
+    pq.write_table(table.append_column("event_params", pa.array(told_by, kind)), tmp_path / "ga4.parquet")
+    bring("ga4", tmp_path / "ga4.parquet")
+    assert told(tmp_path / "out", "query") == [("手机",)]
 
 
 def test_ga4_items_keep_what_any_of_their_events_says(bring, tmp_path):
