@@ -2,6 +2,7 @@
 
 import json
 from datetime import date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -190,6 +191,30 @@ def test_the_ctr_model_learns_from_exposures(replayed, tmp_path, monkeypatch):
     found = ClickModel.load(tmp_path / "run", prepared).probabilities(moments, [["sled", "sun cream"]] * 8)
     wanted = [[1, 0] if int(m.user_id[1:]) % 2 else [0, 1] for m in moments]
     assert np.mean([np.argmax(p) == np.argmax(w) for p, w in zip(found, wanted, strict=True)]) > 0.7
+
+
+@pytest.mark.parametrize("last", ["import.json", "simulation.parquet", "events.parquet"])
+def test_a_replay_that_was_killed_is_done_again(replayed, tmp_path, monkeypatch, last):
+    folder, _ = replayed
+    replay(config(folder / "log"), folder / "run", tmp_path / "out")
+    other = config(folder / "log", exploration=9.0)
+    real = Path.replace
+
+    def killed(path, target):
+        real(path, target)
+        if target == tmp_path / "out" / last:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            replay(other, folder / "run", tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "import.json").read_text())["clicks"] == "simulated"
+    again = replay(other, folder / "run", tmp_path / "out")
+    assert again == replay(other, folder / "run", tmp_path / "fresh")
+    for name in ("events", "simulation"):
+        found, fresh = (pq.read_table(tmp_path / out / f"{name}.parquet") for out in ("out", "fresh"))
+        assert found == fresh
 
 
 def test_draws_without_replacement_have_their_probability():

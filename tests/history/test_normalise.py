@@ -67,6 +67,12 @@ def test_sql_and_python_agree(raw):
         "https://shop.example/reset?token=abc",
         "www.shop.example/?a=1&api_key=zzz",
         "٠١٢٣٤٥٦٧٨٩",
+        "555\u2011123\u20114567",
+        "(555) 123\u22124567",
+        "+43\u2013664\u20131234567",
+        "4111\u20111111\u20111111\u20111111",
+        "4111\u200d1111\u200d1111\u200c1111",
+        "john@example\u3002com",
     ],
 )
 def test_contact_data_is_private(text):

@@ -172,6 +172,53 @@ def test_ubi_parquet_in_a_folder(bring, tmp_path):
     check_ubi(bring("ubi", tmp_path / "log"), tmp_path / "out")
 
 
+SEARCHED = QUERY | {"action_name": "search"}
+
+
+@pytest.mark.parametrize(
+    ("others", "time"),
+    [
+        ([SEARCHED | {"timestamp": "2024-12-10T01:00:00+02:00"}], "2024-12-09 23:00:00"),
+        ([SEARCHED | {"timestamp": "2024-12-10T00:00:01.5Z"}], "2024-12-10 00:00:00"),
+        ([SEARCHED | {"timestamp": 1733702400000}], "2024-12-09 00:00:00"),
+        ([SEARCHED | {"user_query": "ps4 "}, SEARCHED | {"user_query": "PS4"}], "2024-12-10 00:00:00"),
+    ],
+)
+def test_ubi_records_of_one_search_in_other_zones_and_spellings(bring, tmp_path, others, time):
+    assert bring("ubi", write_json_lines(tmp_path / "log.jsonl", [QUERY, *others])).rejected == {}
+    assert [(event["query"].lower(), str(event["ts"])) for event in rows(tmp_path / "out")] == [("ps4", time)]
+
+
+@pytest.mark.parametrize(
+    ("time", "reason"),
+    [
+        ("", "time not understood"),
+        ("N/A", "time not understood"),
+        (None, "no time"),
+        ("0001-01-01T00:00:00Z", "time before 1990"),
+    ],
+)
+def test_ubi_records_of_one_search_without_a_time_are_rejected_alone(bring, tmp_path, time, reason):
+    log = write_json_lines(tmp_path / "log.jsonl", [QUERY | {"timestamp": time}, SEARCHED])
+    assert bring("ubi", log).rejected == {reason: 1}
+    assert [str(event["ts"]) for event in rows(tmp_path / "out")] == ["2024-12-10 00:00:00"]
+
+
+def test_ubi_parquet_whose_texts_are_bytes(bring, tmp_path):
+    table = pa.Table.from_pylist([QUERY | {"user_query": "手机"}, QUERY | {"query_id": "q2"}])
+    texts = pa.array(["手机".encode(), b"caf\xe9"], pa.binary())
+    pq.write_table(table.set_column(2, "user_query", texts), tmp_path / "log.parquet")
+    assert bring("ubi", tmp_path / "log.parquet").rejected == {"invalid UTF-8": 1}
+    assert told(tmp_path / "out", "query") == [("手机",)]
+
+
+def test_ubi_items_that_have_an_internal_id_only(bring, tmp_path):
+    thing = {"event_attributes": {"object": {"internal_id": "77", "description": "Pad"}}}
+    bring("ubi", write_json_lines(tmp_path / "log.jsonl", [EVENT | {"action_name": "item_click"} | thing]))
+    assert told(tmp_path / "out", "item_id") == [("77",)]
+    assert [(item["item_id"], item["title"]) for item in rows(tmp_path / "out", "items")] == [("77", "Pad")]
+
+
 def test_ubi_that_is_something_else(bring, tmp_path):
     with pytest.raises(SourceError, match="expected UBI objects"):
         bring("ubi", write_json_lines(tmp_path / "log.ndjson", [{"a": 1}]))
@@ -246,6 +293,24 @@ def test_ga4_parquet(bring, tmp_path):
     pq.write_table(pa.Table.from_pylist(GA4), tmp_path / "ga4.parquet")
     bring("ga4", tmp_path / "ga4.parquet")
     check_ga4(tmp_path / "out")
+
+
+def test_ga4_parquet_whose_texts_are_bytes(bring, tmp_path):
+    value = pa.struct([("string_value", pa.binary()), ("int_value", pa.int64())])
+    kind = pa.list_(pa.struct([("key", pa.string()), ("value", value)]))
+    told_by = [[{"key": "search_term", "value": {"string_value": "手机".encode()}}]]
+    table = pa.Table.from_pylist(GA4[:1]).drop_columns(["event_params", "items"])
+    pq.write_table(table.append_column("event_params", pa.array(told_by, kind)), tmp_path / "ga4.parquet")
+    bring("ga4", tmp_path / "ga4.parquet")
+    assert told(tmp_path / "out", "query") == [("手机",)]
+
+
+def test_ga4_items_keep_what_any_of_their_events_says(bring, tmp_path):
+    plain = {key: value for key, value in ITEM.items() if key != "item_category"}
+    view = GA4[1] | {"event_name": "view_item", "items": [ITEM]}
+    bring("ga4", write_json_lines(tmp_path / "ga4.jsonl", [view, GA4[2] | {"items": [plain]}]))
+    (item,) = rows(tmp_path / "out", "items")
+    assert (item["title"], item["category"]) == ("Mug", ["Home"])
 
 
 def test_ga4_without_its_keys(bring, tmp_path):

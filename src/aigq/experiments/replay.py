@@ -275,7 +275,7 @@ def _write(
     simulation: list[dict[str, Any]],
     about: dict[str, Any],
 ) -> dict[str, Any]:
-    """All tables beside their final places first, then into place, `events` last."""
+    """All tables beside their final places first, then into place; import.json is whole only after them."""
     log = pq.read_table(source / "events.parquet")
     if pc.any(pc.starts_with(log["action"], "hint_")).as_py():
         raise SourceError(f"{source} has hint events already; a replay is for logs without them")
@@ -299,10 +299,15 @@ def _write(
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         pq.write_table(table, out / f".{name}.part", compression="zstd")
-    (out / ".import.part").write_text(
-        json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    (out / ".import.part").replace(out / "import.json")
+    _describe(out, {"clicks": "simulated"})  # what a killed replay leaves is simulated, and never done
     for name in tables:
         (out / f".{name}.part").replace(out / f"{name}.parquet")
+    _describe(out, summary)
     return summary
+
+
+def _describe(out: Path, about: dict[str, Any]) -> None:
+    """Replace import.json."""
+    part = out / ".import.part"
+    part.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    part.replace(out / "import.json")

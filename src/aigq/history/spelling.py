@@ -10,6 +10,9 @@ from typing import Final
 
 KEPT_FORMATS: Final = frozenset("\u200c\u200d")  # joiners: Persian words, emoji sequences
 
+FULL_STOPS: Final = frozenset("。．｡")
+"""Ideographic, full-width and half-width ones, which mail programs take for the dot of a domain."""
+
 PRIVATE_PATTERNS: Final = (
     r"[^\s@]+@[^\s@]+\.[^\s@]",  # email address; also user@host in a URL
     r"\+[ ]?[0-9](?:[ ().\-/]{0,2}[0-9]){6,}",  # international phone number
@@ -45,7 +48,7 @@ def is_private(text: str) -> bool:
     """
     folded = normalise_query(text)
     if not folded.isascii():
-        folded = "".join(_ascii_digit(c) for c in folded)
+        folded = "".join(map(_ascii, folded))
     return _PRIVATE.search(folded) is not None
 
 
@@ -63,5 +66,13 @@ def _visible(char: str) -> str:
     return char
 
 
-def _ascii_digit(char: str) -> str:
-    return str(unicodedata.digit(char)) if unicodedata.category(char) == "Nd" else char
+def _ascii(char: str) -> str:
+    """Digits, hyphens and full stops as contact data has them; joiners, which part digits unseen, go."""
+    category = unicodedata.category(char)
+    if category == "Nd":
+        return str(unicodedata.digit(char))
+    if category == "Pd" or char == "\u2212":
+        return "-"
+    if char in KEPT_FORMATS:
+        return ""
+    return "." if char in FULL_STOPS else char

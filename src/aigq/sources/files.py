@@ -21,7 +21,7 @@ from typing import Any
 
 from aigq.errors import SourceError
 from aigq.sources.ubi import action_sql
-from aigq.sources.workspace import Workspace, sql
+from aigq.sources.workspace import Workspace, sql, text_of_bytes
 from aigq.tables import ACTIONS, EVENTS, Provenance
 
 _OPTIONS = ("actions", "provenance", "items", "users")
@@ -141,8 +141,8 @@ def _reader(workspace: Workspace, table: str) -> Reader:
             return f"({quoted}::TIMESTAMPTZ::VARCHAR)"
         if kinds[name] in ("FLOAT", "DOUBLE"):
             return _number(quoted)
-        if kinds[name] == "BLOB":  # bytes that are no text become the mark that `check` refuses
-            return f"CASE WHEN {quoted} IS NOT NULL THEN coalesce(TRY(decode({quoted})), chr(65533)) END"
+        if kinds[name] == "BLOB":
+            return text_of_bytes(quoted)
         return f"({quoted}::VARCHAR)"
 
     return read

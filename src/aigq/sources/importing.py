@@ -1,12 +1,14 @@
 """`aigq import`: one source's log into the four tables."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
+from filelock import FileLock, Timeout
 
 from aigq.erased import Erased
 from aigq.errors import SourceError, is_disk_full
@@ -44,7 +46,8 @@ def import_source(
         memory_limit: DuckDB's; what does not fit spills to disk.
 
     Raises:
-        SourceError: the source is unknown, or the file is not what it should be; nothing was written.
+        SourceError: the source is unknown, the file is not what it should be, `out` is no folder or another
+            import works in it; nothing was written.
         EmptyLogError: no event is left; nothing was written.
     """
     if source not in SOURCES:
@@ -71,8 +74,8 @@ def import_rows(
 
     The other arguments and what is raised are those of `import_source`.
     """
-    erased = Erased.load(Path(out))
-    with Workspace(memory_limit) as workspace:
+    with _alone(Path(out)), Workspace(memory_limit) as workspace:
+        erased = Erased.load(Path(out))
         _empty_entities(workspace)
         try:
             provenance = fill(workspace)
@@ -83,6 +86,29 @@ def import_rows(
                 raise
             raise SourceError(f"{name}: the file cannot be read; {first_line(error)}") from None
         return write_tables(workspace, Path(out), source, provenance, erased)
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other imports from a folder, which is made if needed, and goes again where nothing was written."""
+    made, path = not out.exists(), out / ".import.lock"
+    lock = FileLock(path, blocking=False)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except (FileExistsError, NotADirectoryError):
+        raise SourceError(f"{out} is a file, or in one; give --out a folder") from None
+    except PermissionError:
+        raise SourceError(f"{out} cannot be written: permission denied; give --out another folder") from None
+    except Timeout:
+        raise SourceError(f"another import works in {out}; import again when it has ended") from None
+    try:
+        yield
+    finally:
+        path.unlink()  # before the release: after it, the file may be the lock of another import
+        lock.release()
+        if made and not any(out.iterdir()):
+            out.rmdir()
 
 
 def _empty_entities(workspace: Workspace) -> None:

@@ -4,17 +4,21 @@ PATH is one file or a folder of files: JSON lines (also OpenSearch's bulk format
 data) or Parquet. A line with action_name is an event, a line with user_query alone is a query, which
 becomes a search. An event without user_query has the text of its query_id, unless hints alone were shown with
 that. Several records of one search (query, "search", "view_search_results") share their query_id and become
-one event at the earliest of their times.
+one event at the earliest of their times, in whatever zones and spellings; one without a time is rejected.
 """
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from aigq.action_names import ACTION_NAMES
 from aigq.errors import SourceError
+from aigq.sources.checks import id_sql, text_sql, timestamp_sql
 from aigq.sources.workspace import Workspace, export_files, sql
 from aigq.tables import ACTIONS, Provenance
+
+_ITEM_ID: Final = """coalesce(nullif(json ->> '$.event_attributes.object.object_id', ''),
+    json ->> '$.event_attributes.object.internal_id')"""
 
 
 def action_sql(name: str, spellings: Mapping[str, str] = ACTION_NAMES) -> str:
@@ -42,9 +46,9 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     if workspace.rows("SELECT count(*) > 0 AND count(coalesce(action_name, user_query)) = 0 FROM ubi")[0][0]:
         raise SourceError(f"{files[0]}: expected UBI objects with action_name or user_query; found neither")
     _raw(workspace)
-    workspace.db.execute("""
+    workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw_items AS
-        SELECT DISTINCT json ->> '$.event_attributes.object.object_id' AS item_id,
+        SELECT DISTINCT {_ITEM_ID} AS item_id,
                coalesce(json ->> '$.event_attributes.object.description',
                         json ->> '$.event_attributes.object.title')
                    AS title,
@@ -60,6 +64,8 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
 def _raw(workspace: Workspace) -> None:
     actions = dict.fromkeys(ACTIONS) | ACTION_NAMES
     known = {spelling: action or spelling for spelling, action in actions.items()}
+    one_search = "action = 'search' AND query_id IS NOT NULL"
+    query = "CASE WHEN action = 'search' THEN coalesce(known_query, message) ELSE known_query END"
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw AS
         WITH texts AS (
@@ -74,23 +80,24 @@ def _raw(workspace: Workspace) -> None:
                    coalesce(user_query, text) AS known_query
             FROM ubi LEFT JOIN texts ON id = query_id
         ), timed AS (
-            SELECT *,
-                   CASE WHEN action = 'search' THEN coalesce(known_query, message)
-                        ELSE known_query END AS query
+            SELECT *, {timestamp_sql("ts", "VARCHAR")} AS parsed,
+                   {text_sql(query)} AS query
             FROM named
+        ), judged AS (
+            SELECT *, coalesce(parsed >= TIMESTAMP '1990-01-01', false) AS good FROM timed
         )
         SELECT file, _row AS row, line AS content,
                CASE WHEN json IS NULL THEN 'not a JSON object' END AS reason, user_id,
-               CASE WHEN action = 'search' AND query_id IS NOT NULL
-                   THEN min(ts) OVER (PARTITION BY user_id, query_id, action, query) ELSE ts END AS ts,
-               action, query,
-               CASE WHEN action <> 'search' THEN coalesce(json ->> '$.event_attributes.object.object_id',
-                   json ->> '$.event_attributes.object.internal_id') END
-                   AS item_id,
+               CASE WHEN NOT good THEN ts
+                    WHEN {one_search} THEN (min(parsed) OVER search)::VARCHAR ELSE parsed::VARCHAR END AS ts,
+               action,
+               CASE WHEN good AND {one_search} THEN min(query) OVER search ELSE query END AS query,
+               CASE WHEN action <> 'search' THEN {_ITEM_ID} END AS item_id,
                query_id AS request_id,
                CASE WHEN action <> 'search' THEN json ->> '$.event_attributes.position.ordinal' END
                    AS position,
                coalesce(json ->> '$.session_id', json ->> '$.event_attributes.session_id') AS session_id,
                NULL::VARCHAR AS search_ts
-        FROM timed
+        FROM judged
+        WINDOW search AS (PARTITION BY good, {id_sql("user_id")}, {id_sql("query_id")}, action, lower(query))
     """)

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import duckdb
+from duckdb.sqltypes import DuckDBPyType
 
 from aigq.errors import SourceError, is_disk_full
 
@@ -24,6 +25,30 @@ _MAGIC = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive", b"\x1f\x8b"
 def sql(value: str | Path) -> str:
     """A text as an SQL literal."""
     return "'" + str(value).replace("'", "''") + "'"
+
+
+def quoted(name: str) -> str:
+    """A column's name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def text_of_bytes(value: str) -> str:
+    """SQL that reads a BLOB as text; bytes that are no text become the mark that `check` refuses."""
+    return f"CASE WHEN {value} IS NOT NULL THEN coalesce(TRY(decode({value})), chr(65533)) END"
+
+
+def decoded(value: str, kind: Any, depth: int = 0) -> str:
+    """SQL that reads the bytes in a value of DuckDB type `kind` as text, in lists and structs too."""
+    if kind.id == "blob":
+        return text_of_bytes(value)
+    if kind.id == "list":
+        inner = decoded(f"x{depth}", kind.children[0][1], depth + 1)
+        return f"list_transform({value}, lambda x{depth}: {inner})"
+    if kind.id == "struct":
+        fields = ((quoted(name), inner) for name, inner in kind.children)
+        parts = (f"{name} := {decoded(f'{value}.{name}', inner, depth)}" for name, inner in fields)
+        return f"CASE WHEN {value} IS NOT NULL THEN struct_pack({', '.join(parts)}) END"
+    return value
 
 
 def export_files(source: str, path: Path | None) -> list[Path]:
@@ -109,7 +134,9 @@ class Workspace:
             if path.suffix == ".parquet":
                 view = f"{table}_{len(parts)}"
                 self.parquet(view, path)
-                rows = f"SELECT _row, to_json(r)::VARCHAR AS line FROM {view} r"
+                texts = [f"{decoded(name, kind)} AS {name}" for name, kind in self._blobs(view)]
+                replaced = f"REPLACE ({', '.join(texts)})" if texts else ""
+                rows = f"SELECT _row, to_json(r)::VARCHAR AS line FROM (SELECT * {replaced} FROM {view}) r"
             else:
                 text = self.text(path)
                 _refuse_array(path, text)
@@ -127,6 +154,12 @@ class Workspace:
         counts = self.rows(f"SELECT count(*), count(json), min(left(line, 60)) FROM {table}")[0]
         if counts[0] and not counts[1]:
             raise SourceError(f"{paths[0]}: expected JSON lines, one object a line; found {counts[2]!r}")
+
+    def _blobs(self, view: str) -> list[tuple[str, DuckDBPyType]]:
+        """The columns, quoted, that hold bytes somewhere, with their types."""
+        relation = self.db.table(view)
+        kinds = zip(relation.columns, relation.types, strict=True)
+        return [(quoted(name), kind) for name, kind in kinds if "BLOB" in str(kind)]
 
     def need_keys(self, table: str, path: Path, keys: Sequence[str]) -> None:
         """Raise SourceError when no object of the table has one of the keys."""

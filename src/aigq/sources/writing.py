@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,15 @@ _ORDER = {
     "users": "user_id",
     "rejected": "file, row, reason, content",
 }
+_ITEM_FIELDS = {
+    "title": "title <> ''",
+    "category": "len(category) > 0",
+    "brand": "brand <> ''",
+    "attributes": "cardinality(attributes) > 0",
+    "price": "isfinite(price)",
+}
+"""When a row says something about a field; a later log that is silent leaves what an earlier one said."""
+_USER_FIELDS = {"profile": "cardinality(profile) > 0"}
 _LAST = "events"
 """Put in place after all others: with it the tables are whole, and other commands look for it."""
 
@@ -145,24 +155,29 @@ def _merge_events(workspace: Workspace, old: bool) -> dict[str, Any]:
 
 
 def _merge_entities(workspace: Workspace, old: bool, erased: Erased) -> None:
-    """Items and users: one row per id; what this import says wins over what was there."""
+    """Items and users: one row per id; what this import says wins over what was there, field by field."""
     usable = "raw_items WHERE item_id IS NOT NULL AND item_id <> ''"
     before = "UNION ALL SELECT *, 0 AS origin FROM old_items" if old else ""
     workspace.db.execute(f"""
-        CREATE OR REPLACE TABLE items AS
-        SELECT DISTINCT ON (item_id) item_id, title, category, brand, attributes,
-               CASE WHEN isnan(price) OR isinf(price) THEN NULL ELSE price END AS price
-        FROM (SELECT item_id, title, category, brand, attributes, price, 1 AS origin FROM {usable} {before})
-        ORDER BY item_id, origin DESC, title IS NULL, title, price, category::VARCHAR, attributes::VARCHAR
+        CREATE OR REPLACE TABLE items AS SELECT item_id, {_merged(_ITEM_FIELDS)}
+        FROM (SELECT *, row(-origin, title IS NULL, title, price, category::VARCHAR, attributes::VARCHAR,
+                            brand) AS place
+              FROM (SELECT item_id, {", ".join(_ITEM_FIELDS)}, 1 AS origin FROM {usable} {before}))
+        GROUP BY item_id
     """)
     before = "UNION ALL SELECT *, 0 AS origin FROM old_users" if old else ""
     workspace.db.execute(f"""
-        CREATE OR REPLACE TABLE users AS
-        SELECT DISTINCT ON (user_id) user_id, profile
-        FROM (SELECT user_id, profile, 1 AS origin FROM raw_users
-              WHERE user_id IS NOT NULL AND NOT {erased.is_listed("user_id")} {before})
-        ORDER BY user_id, origin DESC, profile::VARCHAR
+        CREATE OR REPLACE TABLE users AS SELECT user_id, {_merged(_USER_FIELDS)}
+        FROM (SELECT *, row(-origin, profile::VARCHAR) AS place
+              FROM (SELECT user_id, profile, 1 AS origin FROM raw_users
+                    WHERE user_id IS NOT NULL AND NOT {erased.is_listed("user_id")} {before}))
+        GROUP BY user_id
     """)
+
+
+def _merged(fields: Mapping[str, str]) -> str:
+    """SQL that takes of each field the first value that says something, in order of `place`."""
+    return ", ".join(f"arg_min({name}, place) FILTER ({told}) AS {name}" for name, told in fields.items())
 
 
 def _merge_rejected(workspace: Workspace, old: bool, erased: Erased) -> None:
