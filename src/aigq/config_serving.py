@@ -109,3 +109,8 @@ class ServingConfig(Section):
         "text", description="of what `serve` and `nearline` write on stderr; json: one object a line"
     )
     nearline: NearlineConfig = NearlineConfig()
+
+    @property
+    def impressions_kept(self) -> int:
+        """Showings kept per user: the longest list, each hint shown `rotate_shown` times."""
+        return self.rotate_shown * self.max_hints

@@ -131,6 +131,17 @@ def test_dismissed_and_often_seen_hints_make_room(store):
         assert not {first, second} & set(names(client, user="u00", n=30))
 
 
+def test_long_lists_change_nothing_about_what_rests(store):
+    with client_of(store) as client:
+        dismissed, seen = names(client, user="u00", n=2)
+        client.post("/v1/events", json=event("hint_dismiss", dismissed, user="u00"))
+        for request in ("r1", "r2", "r3", "r4"):
+            shown = [seen, *(f"another hint {place}" for place in range(29))]
+            told = [event("hint_impression", query, user="u00", query_id=request) for query in shown]
+            client.post("/v1/events", json=told)
+        assert not {dismissed, seen} & set(names(client, user="u00", n=30))
+
+
 def test_the_service_logs_its_impressions(store):
     log = open_log("memory:")
     with client_of(store, log) as client:

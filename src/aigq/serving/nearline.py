@@ -179,7 +179,8 @@ class Worker:
     async def _apply(self, user: str, own: Sequence[tuple[Record, Event]]) -> None:
         live = await users.apply(
             self._store, self._catalogs.now, user, [event for _, event in own],
-            kept=self._serving.behaviours, ttl_s=self._serving.user_days * 86400,
+            kept=self._serving.behaviours, impressions=self._serving.impressions_kept,
+            ttl_s=self._serving.user_days * 86400,
         )  # fmt: skip
         APPLIED.inc(len(own))
         if live is None:

@@ -106,5 +106,6 @@ class Service:
             with contextlib.suppress(StoreError):
                 await users.apply(
                     self.store, self.catalogs.now, user, own,
-                    kept=serving.behaviours, ttl_s=serving.user_days * 86400,
+                    kept=serving.behaviours, impressions=serving.impressions_kept,
+                    ttl_s=serving.user_days * 86400,
                 )  # fmt: skip
