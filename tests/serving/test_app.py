@@ -142,6 +142,19 @@ def test_long_lists_change_nothing_about_what_rests(store):
         assert not {dismissed, seen} & set(names(client, user="u00", n=30))
 
 
+def test_no_reason_quotes_a_blocked_word(store, tmp_path):
+    blocked = tmp_path / "blocked.txt"
+    blocked.write_text("sled\n")
+    with client_of(store, blocklist=str(blocked)) as client:
+        version = client.get("/readyz").json()["table"]
+        lists = {keys.x2q(version, "item", "item sled"): encode(Neighbours(["flip flops"], [9.0]))}
+        asyncio.run(store.put(lists, 60))
+        client.post("/v1/events", json=event("click", item="item sled"))
+        assert hints(client, user="u1", n=1)[0] == {
+            "query": "flip flops", "position": 1, "channel": "x2q", "reason": "suggested for you"
+        }  # fmt: skip
+
+
 def test_the_service_logs_its_impressions(store):
     log = open_log("memory:")
     with client_of(store, log) as client:

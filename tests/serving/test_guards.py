@@ -88,6 +88,23 @@ def test_blocked_words_are_whole_words_except_where_there_are_no_spaces():
     assert not contains_word("", words)
 
 
+@pytest.mark.parametrize(
+    "query", ["gun", "gun-holster", "gun,ammo", "gun's", "gun.", "#gun", "(gun)", "g\u200dun", "toy_gun"]
+)
+def test_punctuation_does_not_hide_a_blocked_word(query):
+    assert contains_word(query, frozenset(["gun"]))
+    assert not contains_word(query.replace("un", "unsmith"), frozenset(["gun"]))
+
+
+def test_lines_with_punctuation_and_marks_stay_whole():
+    assert contains_word("blue t-shirt, large", frozenset(["t-shirt"]))
+    assert contains_word("a bad-word here", frozenset(["bad word"]))
+    assert contains_word("🍆 emoji", frozenset(["🍆"]))
+    assert contains_word("c++ book", frozenset(["c++"]))
+    assert not contains_word("vitamin c", frozenset(["c++"]))
+    assert not contains_word("किताब", frozenset(["क"]))  # its vowels are marks
+
+
 def test_a_surface_can_be_off():
     guards = Guards(config(surfaces_off=["checkout"]).serving)
     assert guards.surface_off("checkout")

@@ -14,7 +14,8 @@ from typing import Final, Literal, Protocol
 
 from aigq.config_serving import ServingConfig
 from aigq.errors import UsageError
-from aigq.history.spelling import is_private, normalise_query
+from aigq.history.spelling import KEPT_FORMATS, is_private, normalise_query
+from aigq.serving.blend import Hint
 from aigq.serving.profanity import checker
 from aigq.serving.stores.store import Clock
 
@@ -23,6 +24,7 @@ Reason = Literal[
 ]
 _LOOK_EVERY_S: Final = 1.0
 _KEPT: Final = 200_000  # verdicts
+_NO_REASON: Final = "suggested for you"
 _ABOUT_OTHERS: Final = (None, "few_users", "no_results")  # what other shoppers did decides
 
 
@@ -143,6 +145,13 @@ class Guards:
         blocked, allowed = self._blocked.lines(), self._allowed.lines()
         return {query for query in queries if self._words_reason(query, blocked, allowed) is None}
 
+    def reworded(self, hints: list[Hint]) -> list[Hint]:
+        """The hints; a reason that holds a blocked word, as it may quote anything, says nothing instead."""
+        blocked = self._blocked.lines()
+        if not blocked:
+            return hints
+        return [h._replace(reason=_NO_REASON) if _says(h.reason, blocked) else h for h in hints]
+
     def _judge(
         self, query: str, known: KnownQueries, blocked: frozenset[str], allowed: frozenset[str]
     ) -> Reason | None:
@@ -179,14 +188,44 @@ def _text_reason(query: str, longest: int, scripts: tuple[str, ...]) -> Reason |
 
 
 def contains_word(query: str, words: frozenset[str]) -> bool:
-    """Whether a run of the query's words is in `words`; in scripts without spaces, whether any part is."""
+    """Whether a run of the query's words is in `words`; in scripts without spaces, whether any part is.
+
+    Punctuation ends a word. What stands in a run must stand in the line of `words`, too, or is passed over.
+    """
     if not words:
         return False
-    tokens = query.split()
-    runs = (" ".join(tokens[i:j]) for i in range(len(tokens)) for j in range(i + 1, len(tokens) + 1))
-    if any(run in words for run in runs):
-        return True
-    return not query.isascii() and any(word in query for word in words if _unspaced(word))
+    phrases, longest, unspaced = _phrases(words)
+    tokens = _tokens(query)
+    for some in (tokens, [token for token in tokens if _in_word(token[0])]):
+        ends = range(1, longest + 1)
+        if any(" ".join(some[i : i + n]) in phrases for i in range(len(some)) for n in ends):
+            return True
+    return not query.isascii() and any(word in query for word in unspaced)
+
+
+@lru_cache(maxsize=8)
+def _phrases(words: frozenset[str]) -> tuple[frozenset[str], int, list[str]]:
+    """The lines as tokens, the tokens of the longest, and the lines in scripts without spaces."""
+    lines = [_tokens(word) for word in words]
+    phrases = frozenset(" ".join(line) for line in lines)
+    return phrases, max(map(len, lines)), [word for word in words if _unspaced(word)]
+
+
+def _tokens(text: str) -> list[str]:
+    """Words, and each other character by itself."""
+    seen = (c for c in text if c not in KEPT_FORMATS)
+    return "".join(c if _in_word(c) else f" {c} " for c in seen).split()
+
+
+@lru_cache(maxsize=10_000)
+def _in_word(char: str) -> bool:
+    """Letters, digits and marks, which are the vowels of Hindi."""
+    return unicodedata.category(char)[0] in "LNM"
+
+
+@lru_cache(maxsize=20_000)
+def _says(reason: str, blocked: frozenset[str]) -> bool:
+    return contains_word(normalise_query(reason), blocked)
 
 
 def _unspaced(word: str) -> bool:

@@ -147,7 +147,7 @@ class Hints:
         if scores is None:
             scores = blend.reciprocal_ranks(candidates(queries), serving.weights)
         chosen = blend.pick(queries, scores, catalog.categories, n, serving.diversity, serving.near_duplicate)
-        return blend.explained(candidates(chosen), wanted, serving.weights)
+        return self._guards.reworded(blend.explained(candidates(chosen), wanted, serving.weights))
 
     async def _ranked(
         self,
