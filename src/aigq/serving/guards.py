@@ -9,6 +9,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Collection, Container, Iterable
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -102,7 +103,7 @@ class Guards:
         self._verdicts: dict[str, Reason | None] = {}
         self._fine: set[str] = set()  # those without a reason
         self._judged_by: tuple[object, ...] = (None, None, None)
-        self._written = frozenset(normalise_query(q) for queries in config.fallback.values() for q in queries)
+        self._written = frozenset(chain.from_iterable(config.fallback.values()))
 
     def surface_off(self, surface: str | None) -> bool:
         """Whether this surface gets no hints."""
