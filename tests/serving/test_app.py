@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import yaml
 from litestar.testing import TestClient
+from prometheus_client import REGISTRY
 from serving_helpers import config
 
 from aigq.errors import UsageError
@@ -16,6 +17,7 @@ from aigq.serving import keys
 from aigq.serving.access import Access, ApiKey, Refused, read_keys
 from aigq.serving.app import create_app
 from aigq.serving.hints import Ask
+from aigq.serving.metrics import LEFT_OUT
 from aigq.serving.publish import publish, rollback
 from aigq.serving.run_tables import RunTables
 from aigq.serving.service import Service
@@ -253,13 +255,27 @@ def test_an_answer_never_fails(store):
         assert client.get("/healthz").status_code == 200
 
 
-def test_a_failing_ranker_is_replaced(store):
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda n: 1 / 0,
+        lambda n: [float("nan")] * n,
+        lambda n: [float("inf"), *[0.5] * (n - 1)],
+        lambda n: [0.5] * (n - 1),
+        lambda n: [0.5] * (n + 1),
+    ],
+)
+def test_a_failing_ranker_is_replaced(store, scores):
     class Ranker:
         async def score(self, shopper, candidates):
-            raise ValueError("no such model")
+            return scores(len(candidates))
 
+    LEFT_OUT.labels("ranker", "failed")
+    labels = {"channel": "ranker", "why": "failed"}
+    before = REGISTRY.get_sample_value("aigq_channel_left_out_total", labels)
     with client_of(store, ranker=Ranker()) as client:
         assert len(hints(client, user="u00", n=5)) == 5
+    assert REGISTRY.get_sample_value("aigq_channel_left_out_total", labels) == before + 1
 
 
 def test_a_ranker_of_ones_own_decides(store):
