@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import json
+import threading
 import time
 
 import msgspec
@@ -297,6 +298,25 @@ def test_a_slow_ranker_is_done_without(store):
         start = time.monotonic()
         assert len(hints(client, user="u00", n=5)) == 5
         assert time.monotonic() - start < 2
+
+
+def test_no_answer_waits_for_the_classifier(store):
+    waited_for = []
+
+    def profane(text):
+        if threading.current_thread() is threading.main_thread():
+            waited_for.append(text)
+        return text == "sled"
+
+    async def shown():
+        service = Service(config(), store, open_log("memory:"), profane=profane)
+        await service.catalogs.follow()
+        return [hint.query for hint in (await service.hints.answer(Ask("u00", 30))).hints]
+
+    queries = asyncio.run(shown())
+    assert "wool hat" in queries
+    assert "sled" not in queries
+    assert waited_for == []
 
 
 def test_late_channels_are_left_out(store):

@@ -51,6 +51,15 @@ def test_a_classifier_may_be_plugged_in():
     assert reason("milk", profane=lambda text: "damn" in text) is None
 
 
+def test_a_text_is_classified_once_and_only_if_it_may_be_shown():
+    asked = []
+    guards = Guards(config(fallback={}).serving, lambda text: bool(asked.append(text)))
+    guards.study(["milk", "tea"])
+    guards.study(["milk", "rice"])
+    assert guards.refusals(["milk", "a secret of mine"], KNOWN, ()) == {"a secret of mine": "few_users"}
+    assert asked == ["milk", "tea", "rice"]
+
+
 def test_word_files_are_read_again_without_a_restart(tmp_path):
     now, words = [0.0], tmp_path / "blocked.txt"
     words.write_text("# words\n")

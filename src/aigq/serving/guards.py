@@ -100,6 +100,7 @@ class Guards:
         self._config, self._profane = config, profane or checker(config.profanity)
         self._blocked = WordFile(config.blocklist, clock)
         self._allowed = WordFile(config.allowlist, clock)
+        self._classified: dict[str, bool] = {}  # whether a text is profane
         self._verdicts: dict[str, Reason | None] = {}
         self._fine: set[str] = set()  # those without a reason
         self._judged_by: tuple[object, ...] = (None, None, None)
@@ -108,6 +109,14 @@ class Guards:
     def surface_off(self, surface: str | None) -> bool:
         """Whether this surface gets no hints."""
         return surface in self._config.surfaces_off
+
+    def study(self, queries: Iterable[str]) -> None:
+        """Classify the queries of a new catalogue; those of the one before are known.
+
+        A text may take milliseconds, so this is done in a thread, and before the catalogue is served.
+        """
+        if self._profane is not None:
+            self._classified = {query: self._is_profane(query) for query in (*queries, *self._written)}
 
     def refusals(
         self, queries: Collection[str], known: KnownQueries, own: Container[str]
@@ -144,7 +153,8 @@ class Guards:
     def fit(self, queries: Iterable[str]) -> set[str]:
         """Those whose words allow to show them: what may stand in a generated list and in a table."""
         blocked, allowed = self._blocked.lines(), self._allowed.lines()
-        return {query for query in queries if self._words_reason(query, blocked, allowed) is None}
+        worded = (query for query in queries if self._words_reason(query, blocked) is None)
+        return {query for query in worded if query in allowed or not self._is_profane(query)}
 
     def reworded(self, hints: list[Hint]) -> list[Hint]:
         """The hints; a reason that holds a blocked word, as it may quote anything, says nothing instead."""
@@ -156,23 +166,30 @@ class Guards:
     def _judge(
         self, query: str, known: KnownQueries, blocked: frozenset[str], allowed: frozenset[str]
     ) -> Reason | None:
-        words = self._words_reason(query, blocked, allowed)
-        if words is not None or query in self._written or query in allowed:
+        words = self._words_reason(query, blocked)
+        if words is not None or query in allowed:
             return words
-        if query not in known:
+        written = query in self._written
+        if not written and query not in known:
             return "few_users"
-        found = known.results(query)
+        if self._is_profane(query):
+            return "profane"
+        found = None if written else known.results(query)
         return "no_results" if found is not None and found < self._config.min_results else None
 
-    def _words_reason(self, query: str, blocked: frozenset[str], allowed: frozenset[str]) -> Reason | None:
+    def _words_reason(self, query: str, blocked: frozenset[str]) -> Reason | None:
         text = _text_reason(query, self._config.max_characters, tuple(self._config.scripts))
         if text is not None:
             return text
-        if contains_word(query, blocked):
-            return "blocked"
-        if self._profane is not None and query not in allowed and self._profane(query):
-            return "profane"
-        return None
+        return "blocked" if contains_word(query, blocked) else None
+
+    def _is_profane(self, query: str) -> bool:
+        if self._profane is None:
+            return False
+        known = self._classified  # a thread may put another in its place
+        if query not in known:
+            known[query] = self._profane(query)
+        return known[query]
 
 
 def _text_reason(query: str, longest: int, scripts: tuple[str, ...]) -> Reason | None:
