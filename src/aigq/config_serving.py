@@ -3,15 +3,21 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from aigq.config_base import Section
+from aigq.history.spelling import normalise_query
 
 LogFormat = Literal["text", "json"]
 ProfaneLanguage = Literal[
     "ar", "cs", "da", "de", "en", "eo", "es", "fa", "fi", "fr", "hi", "hu",
     "it", "ja", "ko", "nl", "no", "pl", "pt", "ru", "sv", "th", "tr", "zh",
 ]  # fmt: skip
+
+
+def locale_tag(name: str) -> str:
+    """The one spelling of a locale: de_AT is de-at."""
+    return name.replace("_", "-").lower()
 
 
 class NearlineConfig(Section):
@@ -109,3 +115,18 @@ class ServingConfig(Section):
         "text", description="of what `serve` and `nearline` write on stderr; json: one object a line"
     )
     nearline: NearlineConfig = NearlineConfig()
+
+    @field_validator("fallback")
+    @classmethod
+    def _in_one_spelling(cls, lists: dict[str, list[str]]) -> dict[str, list[str]]:
+        spelled = {locale_tag(name): [*map(normalise_query, queries)] for name, queries in lists.items()}
+        if len(spelled) < len(lists):
+            raise ValueError("a locale is named twice (de-AT and de_at are one); join its lists")
+        if not all(query for queries in spelled.values() for query in queries):
+            raise ValueError("a query is empty; remove it")
+        return spelled
+
+    @property
+    def impressions_kept(self) -> int:
+        """Showings kept per user: the longest list, each hint shown `rotate_shown` times."""
+        return self.rotate_shown * self.max_hints

@@ -3,12 +3,14 @@
 import asyncio
 import hashlib
 import json
+import threading
 import time
 
 import msgspec
 import pytest
 import yaml
 from litestar.testing import TestClient
+from prometheus_client import REGISTRY
 from serving_helpers import config
 
 from aigq.errors import UsageError
@@ -16,6 +18,7 @@ from aigq.serving import keys
 from aigq.serving.access import Access, ApiKey, Refused, read_keys
 from aigq.serving.app import create_app
 from aigq.serving.hints import Ask
+from aigq.serving.metrics import LEFT_OUT
 from aigq.serving.publish import publish, rollback
 from aigq.serving.run_tables import RunTables
 from aigq.serving.service import Service
@@ -131,6 +134,30 @@ def test_dismissed_and_often_seen_hints_make_room(store):
         assert not {first, second} & set(names(client, user="u00", n=30))
 
 
+def test_long_lists_change_nothing_about_what_rests(store):
+    with client_of(store) as client:
+        dismissed, seen = names(client, user="u00", n=2)
+        client.post("/v1/events", json=event("hint_dismiss", dismissed, user="u00"))
+        for request in ("r1", "r2", "r3", "r4"):
+            shown = [seen, *(f"another hint {place}" for place in range(29))]
+            told = [event("hint_impression", query, user="u00", query_id=request) for query in shown]
+            client.post("/v1/events", json=told)
+        assert not {dismissed, seen} & set(names(client, user="u00", n=30))
+
+
+def test_no_reason_quotes_a_blocked_word(store, tmp_path):
+    blocked = tmp_path / "blocked.txt"
+    blocked.write_text("sled\n")
+    with client_of(store, blocklist=str(blocked)) as client:
+        version = client.get("/readyz").json()["table"]
+        lists = {keys.x2q(version, "item", "item sled"): encode(Neighbours(["flip flops"], [9.0]))}
+        asyncio.run(store.put(lists, 60))
+        client.post("/v1/events", json=event("click", item="item sled"))
+        assert hints(client, user="u1", n=1)[0] == {
+            "query": "flip flops", "position": 1, "channel": "x2q", "reason": "suggested for you"
+        }  # fmt: skip
+
+
 def test_the_service_logs_its_impressions(store):
     log = open_log("memory:")
     with client_of(store, log) as client:
@@ -229,13 +256,27 @@ def test_an_answer_never_fails(store):
         assert client.get("/healthz").status_code == 200
 
 
-def test_a_failing_ranker_is_replaced(store):
+@pytest.mark.parametrize(
+    "scores",
+    [
+        lambda n: 1 / 0,
+        lambda n: [float("nan")] * n,
+        lambda n: [float("inf"), *[0.5] * (n - 1)],
+        lambda n: [0.5] * (n - 1),
+        lambda n: [0.5] * (n + 1),
+    ],
+)
+def test_a_failing_ranker_is_replaced(store, scores):
     class Ranker:
         async def score(self, shopper, candidates):
-            raise ValueError("no such model")
+            return scores(len(candidates))
 
+    LEFT_OUT.labels("ranker", "failed")
+    labels = {"channel": "ranker", "why": "failed"}
+    before = REGISTRY.get_sample_value("aigq_channel_left_out_total", labels)
     with client_of(store, ranker=Ranker()) as client:
         assert len(hints(client, user="u00", n=5)) == 5
+    assert REGISTRY.get_sample_value("aigq_channel_left_out_total", labels) == before + 1
 
 
 def test_a_ranker_of_ones_own_decides(store):
@@ -257,6 +298,25 @@ def test_a_slow_ranker_is_done_without(store):
         start = time.monotonic()
         assert len(hints(client, user="u00", n=5)) == 5
         assert time.monotonic() - start < 2
+
+
+def test_no_answer_waits_for_the_classifier(store):
+    waited_for = []
+
+    def profane(text):
+        if threading.current_thread() is threading.main_thread():
+            waited_for.append(text)
+        return text == "sled"
+
+    async def shown():
+        service = Service(config(), store, open_log("memory:"), profane=profane)
+        await service.catalogs.follow()
+        return [hint.query for hint in (await service.hints.answer(Ask("u00", 30))).hints]
+
+    queries = asyncio.run(shown())
+    assert "wool hat" in queries
+    assert "sled" not in queries
+    assert waited_for == []
 
 
 def test_late_channels_are_left_out(store):

@@ -1,5 +1,9 @@
 import asyncio
 
+import pytest
+from serving_helpers import config
+
+from aigq.errors import ConfigError
 from aigq.serving import channels, keys
 from aigq.serving.lists import Beside, Lists, Trigger
 from aigq.serving.state import Base, Generation, Neighbours, Own, Past, Suggestion, U2q, encode
@@ -112,11 +116,19 @@ def test_coclick_adds_up_over_own_queries():
 
 
 def test_the_fallback_of_a_locale():
-    lists = {"": ["all"], "de": ["deutsch"], "de-AT": ["servus"]}
-    assert [channels.fallback(lists, tag) for tag in ("de-AT", "de_CH", "fr", None)] == [
-        ["servus"], ["deutsch"], ["all"], ["all"]
+    lists = config(fallback={"": ["all"], "DE": ["deutsch"], "de_AT": ["servus"]}).serving.fallback
+    assert [channels.fallback(lists, tag) for tag in ("de-AT", "De_at", "de_CH", "fr", None)] == [
+        ["servus"], ["servus"], ["deutsch"], ["all"], ["all"]
     ]  # fmt: skip
     assert channels.fallback({}, "de") == []
+
+
+def test_the_fallback_has_the_spelling_that_guards_let_through():
+    assert config(fallback={"": ["Gift  Card"]}).serving.fallback == {"": ["gift card"]}
+    with pytest.raises(ConfigError, match=r"serving\.fallback: .*empty"):
+        config(fallback={"": ["gift card", " "]})
+    with pytest.raises(ConfigError, match=r"serving\.fallback: .*twice"):
+        config(fallback={"de-AT": ["servus"], "de_at": ["servus"]})
 
 
 def test_long_names_make_short_keys():

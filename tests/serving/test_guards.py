@@ -51,6 +51,15 @@ def test_a_classifier_may_be_plugged_in():
     assert reason("milk", profane=lambda text: "damn" in text) is None
 
 
+def test_a_text_is_classified_once_and_only_if_it_may_be_shown():
+    asked = []
+    guards = Guards(config(fallback={}).serving, lambda text: bool(asked.append(text)))
+    guards.study(["milk", "tea"])
+    guards.study(["milk", "rice"])
+    assert guards.refusals(["milk", "a secret of mine"], KNOWN, ()) == {"a secret of mine": "few_users"}
+    assert asked == ["milk", "tea", "rice"]
+
+
 def test_word_files_are_read_again_without_a_restart(tmp_path):
     now, words = [0.0], tmp_path / "blocked.txt"
     words.write_text("# words\n")
@@ -86,6 +95,23 @@ def test_blocked_words_are_whole_words_except_where_there_are_no_spaces():
     assert contains_word("some two words more", words)
     assert contains_word("白酒杯", words)
     assert not contains_word("", words)
+
+
+@pytest.mark.parametrize(
+    "query", ["gun", "gun-holster", "gun,ammo", "gun's", "gun.", "#gun", "(gun)", "g\u200dun", "toy_gun"]
+)
+def test_punctuation_does_not_hide_a_blocked_word(query):
+    assert contains_word(query, frozenset(["gun"]))
+    assert not contains_word(query.replace("un", "unsmith"), frozenset(["gun"]))
+
+
+def test_lines_with_punctuation_and_marks_stay_whole():
+    assert contains_word("blue t-shirt, large", frozenset(["t-shirt"]))
+    assert contains_word("a bad-word here", frozenset(["bad word"]))
+    assert contains_word("🍆 emoji", frozenset(["🍆"]))
+    assert contains_word("c++ book", frozenset(["c++"]))
+    assert not contains_word("vitamin c", frozenset(["c++"]))
+    assert not contains_word("किताब", frozenset(["क"]))  # its vowels are marks
 
 
 def test_a_surface_can_be_off():

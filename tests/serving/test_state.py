@@ -9,6 +9,7 @@ from aigq.serving.state import (
     ItemInfo,
     Live,
     Past,
+    Shown,
     decode,
     encode,
     intact,
@@ -30,12 +31,12 @@ pasts = st.builds(
 @given(st.lists(pasts), st.randoms(use_true_random=False), st.integers(1, 5))
 def test_order_and_repetition_of_events_change_nothing(events, random, kept):
     events = list({e.id: e for e in events}.values())  # an id is one event
-    once = merge_live(Live(), events, [], kept)
+    once = merge_live(Live(), events, [], kept, 9)
     again = [*events, *random.choices(events, k=len(events))] if events else []
     random.shuffle(again)
     live = Live()
     for event in again:
-        live = merge_live(live, [event], [], kept)
+        live = merge_live(live, [event], [], kept, 9)
     assert live == once
     assert len(once.past) == min(kept, len(events))
     assert once.past == sorted(events, key=lambda e: (e.at, e.id))[-kept:]
@@ -61,8 +62,17 @@ def test_page_and_service_tell_of_one_showing():
     page = shown_of(Event("a", "u", 1.0, "hint_impression", query="milk", request="r1"))
     hints = [("tea", "popular"), ("milk", "u2q")]
     service = shown_of(Event("b", "u", 1.2, "hint_impression", request="r1", hints=hints))
-    assert [s.query for s in merge_live(Live(), [], [*page, *service], 9).shown] == ["milk", "tea"]
+    assert [s.query for s in merge_live(Live(), [], [*page, *service], 9, 9).shown] == ["milk", "tea"]
     assert shown_of(Event("c", "u", 1.0, "search", query="milk")) == []
+
+
+def test_showings_do_not_push_out_what_was_clicked_and_dismissed():
+    told = [Shown(1.0, "d", "hint_dismiss", "milk"), Shown(2.0, "c", "hint_click", "tea")]
+    seen = [Shown(3.0 + at, f"i{at}", "hint_impression", "rice") for at in range(500)]
+    live = merge_live(Live(), [], told, 9, 120)
+    for one in seen:
+        live = merge_live(live, [], [one], 9, 120)
+    assert live.shown == [*told, *seen[-120:]]
 
 
 def test_damaged_values_count_as_missing():

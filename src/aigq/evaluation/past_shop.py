@@ -31,7 +31,6 @@ from aigq.serving.log_time import DAY_S
 from aigq.serving.metrics import LEFT_OUT
 from aigq.serving.run_tables import RunTables, pasts
 from aigq.serving.state import (
-    SHOWN_KEPT,
     Current,
     Generation,
     Live,
@@ -39,6 +38,7 @@ from aigq.serving.state import (
     Suggestion,
     U2q,
     encode,
+    latest_shown,
 )
 from aigq.serving.stores.memory import MemoryStore
 
@@ -188,7 +188,8 @@ class PastShop:
         user, dawn = moment.user_id, np.datetime64(moment.day, "D").astype("datetime64[us]")
         earlier = int(np.searchsorted(moment.history["day"].to_numpy(), moment.day))
         known, today = moment.history.slice(0, earlier), moment.history.slice(earlier)
-        shown = [s for s in self._shown.get(user, ()) if s.at < self._now][-SHOWN_KEPT:]
+        before = [s for s in self._shown.get(user, ()) if s.at < self._now]
+        shown = latest_shown(before, serving.impressions_kept)
         values = {keys.live(user): encode(Live(pasts(today, serving.behaviours, "live"), shown))}
         if earlier:
             evening = Moment(moment.sample_id, user, dawn, moment.day, known)

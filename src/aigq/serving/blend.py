@@ -56,7 +56,7 @@ class Ranker(Protocol):
     """Scores candidates; higher is better."""
 
     async def score(self, shopper: Shopper, candidates: Sequence[Candidate]) -> Sequence[float]:
-        """One score per candidate, at least 0. What is not there by the deadline is done without."""
+        """One finite score per candidate, at least 0; other scores, and late ones, are done without."""
         ...
 
 

@@ -1,7 +1,8 @@
 """The published table as one process sees it: an immutable snapshot that is swapped as a whole."""
 
+import asyncio
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
 
 import msgspec
@@ -43,6 +44,9 @@ class Catalog:
     def __contains__(self, query: str) -> bool:
         return query in self._items
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
     def results(self, query: str) -> int | None:
         """Distinct items that the query led to in the published log; None where it says so of no query."""
         return self._items.get(query, 0) if self._counted else None
@@ -82,17 +86,23 @@ class Catalogs:
     Args:
         store: where tables are published.
         clicks: whether the CTR model is read too.
+        study: called in a thread with the queries of a snapshot before it is swapped in.
     """
 
-    def __init__(self, store: Store, *, clicks: bool = False) -> None:
-        self._store, self._clicks, self.now = store, clicks, Catalog()
+    def __init__(
+        self, store: Store, *, clicks: bool = False, study: Callable[[Iterable[str]], None] | None = None
+    ) -> None:
+        self._store, self._clicks, self._study, self.now = store, clicks, study, Catalog()
 
     async def refresh(self) -> bool:
         """Load another version if the pointer names one; True if it did. Swapped when all is read."""
         pointer = await current(self._store)
         if pointer is None or pointer.version == self.now.version:
             return False
-        self.now = await load(self._store, pointer.version, clicks=self._clicks)
+        loaded = await load(self._store, pointer.version, clicks=self._clicks)
+        if self._study is not None:
+            await asyncio.to_thread(self._study, loaded)
+        self.now = loaded
         PUBLISHED.set(self.now.published_at)
         return True
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from aigq.config_serving import locale_tag
 from aigq.serving.blend import Proposals
 from aigq.serving.lists import Scores
 from aigq.serving.state import Base, Past, U2q
@@ -101,8 +102,8 @@ def own_queries(
 
 
 def fallback(lists: Mapping[str, list[str]], locale: str | None) -> list[str]:
-    """The configured queries of a locale, of its language, or of everybody."""
-    tag = (locale or "").replace("_", "-")
+    """The configured queries of a locale, of its language, or of everybody; `lists` by `locale_tag`."""
+    tag = locale_tag(locale or "")
     for name in (tag, tag.partition("-")[0], ""):
         if name in lists:
             return lists[name]

@@ -9,12 +9,14 @@ import time
 import unicodedata
 from collections.abc import Callable, Collection, Container, Iterable
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from aigq.config_serving import ServingConfig
 from aigq.errors import UsageError
-from aigq.history.spelling import is_private, normalise_query
+from aigq.history.spelling import KEPT_FORMATS, is_private, normalise_query
+from aigq.serving.blend import Hint
 from aigq.serving.profanity import checker
 from aigq.serving.stores.store import Clock
 
@@ -23,6 +25,7 @@ Reason = Literal[
 ]
 _LOOK_EVERY_S: Final = 1.0
 _KEPT: Final = 200_000  # verdicts
+_NO_REASON: Final = "suggested for you"
 _ABOUT_OTHERS: Final = (None, "few_users", "no_results")  # what other shoppers did decides
 
 
@@ -97,14 +100,23 @@ class Guards:
         self._config, self._profane = config, profane or checker(config.profanity)
         self._blocked = WordFile(config.blocklist, clock)
         self._allowed = WordFile(config.allowlist, clock)
+        self._classified: dict[str, bool] = {}  # whether a text is profane
         self._verdicts: dict[str, Reason | None] = {}
         self._fine: set[str] = set()  # those without a reason
         self._judged_by: tuple[object, ...] = (None, None, None)
-        self._written = frozenset(normalise_query(q) for queries in config.fallback.values() for q in queries)
+        self._written = frozenset(chain.from_iterable(config.fallback.values()))
 
     def surface_off(self, surface: str | None) -> bool:
         """Whether this surface gets no hints."""
         return surface in self._config.surfaces_off
+
+    def study(self, queries: Iterable[str]) -> None:
+        """Classify the queries of a new catalogue; those of the one before are known.
+
+        A text may take milliseconds, so this is done in a thread, and before the catalogue is served.
+        """
+        if self._profane is not None:
+            self._classified = {query: self._is_profane(query) for query in (*queries, *self._written)}
 
     def refusals(
         self, queries: Collection[str], known: KnownQueries, own: Container[str]
@@ -141,28 +153,43 @@ class Guards:
     def fit(self, queries: Iterable[str]) -> set[str]:
         """Those whose words allow to show them: what may stand in a generated list and in a table."""
         blocked, allowed = self._blocked.lines(), self._allowed.lines()
-        return {query for query in queries if self._words_reason(query, blocked, allowed) is None}
+        worded = (query for query in queries if self._words_reason(query, blocked) is None)
+        return {query for query in worded if query in allowed or not self._is_profane(query)}
+
+    def reworded(self, hints: list[Hint]) -> list[Hint]:
+        """The hints; a reason that holds a blocked word, as it may quote anything, says nothing instead."""
+        blocked = self._blocked.lines()
+        if not blocked:
+            return hints
+        return [h._replace(reason=_NO_REASON) if _says(h.reason, blocked) else h for h in hints]
 
     def _judge(
         self, query: str, known: KnownQueries, blocked: frozenset[str], allowed: frozenset[str]
     ) -> Reason | None:
-        words = self._words_reason(query, blocked, allowed)
-        if words is not None or query in self._written or query in allowed:
+        words = self._words_reason(query, blocked)
+        if words is not None or query in allowed:
             return words
-        if query not in known:
+        written = query in self._written
+        if not written and query not in known:
             return "few_users"
-        found = known.results(query)
+        if self._is_profane(query):
+            return "profane"
+        found = None if written else known.results(query)
         return "no_results" if found is not None and found < self._config.min_results else None
 
-    def _words_reason(self, query: str, blocked: frozenset[str], allowed: frozenset[str]) -> Reason | None:
+    def _words_reason(self, query: str, blocked: frozenset[str]) -> Reason | None:
         text = _text_reason(query, self._config.max_characters, tuple(self._config.scripts))
         if text is not None:
             return text
-        if contains_word(query, blocked):
-            return "blocked"
-        if self._profane is not None and query not in allowed and self._profane(query):
-            return "profane"
-        return None
+        return "blocked" if contains_word(query, blocked) else None
+
+    def _is_profane(self, query: str) -> bool:
+        if self._profane is None:
+            return False
+        known = self._classified  # a thread may put another in its place
+        if query not in known:
+            known[query] = self._profane(query)
+        return known[query]
 
 
 def _text_reason(query: str, longest: int, scripts: tuple[str, ...]) -> Reason | None:
@@ -179,14 +206,44 @@ def _text_reason(query: str, longest: int, scripts: tuple[str, ...]) -> Reason |
 
 
 def contains_word(query: str, words: frozenset[str]) -> bool:
-    """Whether a run of the query's words is in `words`; in scripts without spaces, whether any part is."""
+    """Whether a run of the query's words is in `words`; in scripts without spaces, whether any part is.
+
+    Punctuation ends a word. What stands in a run must stand in the line of `words`, too, or is passed over.
+    """
     if not words:
         return False
-    tokens = query.split()
-    runs = (" ".join(tokens[i:j]) for i in range(len(tokens)) for j in range(i + 1, len(tokens) + 1))
-    if any(run in words for run in runs):
-        return True
-    return not query.isascii() and any(word in query for word in words if _unspaced(word))
+    phrases, longest, unspaced = _phrases(words)
+    tokens = _tokens(query)
+    for some in (tokens, [token for token in tokens if _in_word(token[0])]):
+        ends = range(1, longest + 1)
+        if any(" ".join(some[i : i + n]) in phrases for i in range(len(some)) for n in ends):
+            return True
+    return not query.isascii() and any(word in query for word in unspaced)
+
+
+@lru_cache(maxsize=8)
+def _phrases(words: frozenset[str]) -> tuple[frozenset[str], int, list[str]]:
+    """The lines as tokens, the tokens of the longest, and the lines in scripts without spaces."""
+    lines = [_tokens(word) for word in words]
+    phrases = frozenset(" ".join(line) for line in lines)
+    return phrases, max(map(len, lines)), [word for word in words if _unspaced(word)]
+
+
+def _tokens(text: str) -> list[str]:
+    """Words, and each other character by itself."""
+    seen = (c for c in text if c not in KEPT_FORMATS)
+    return "".join(c if _in_word(c) else f" {c} " for c in seen).split()
+
+
+@lru_cache(maxsize=10_000)
+def _in_word(char: str) -> bool:
+    """Letters, digits and marks, which are the vowels of Hindi."""
+    return unicodedata.category(char)[0] in "LNM"
+
+
+@lru_cache(maxsize=20_000)
+def _says(reason: str, blocked: frozenset[str]) -> bool:
+    return contains_word(normalise_query(reason), blocked)
 
 
 def _unspaced(word: str) -> bool:

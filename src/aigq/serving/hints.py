@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import cache, partial
 from itertools import islice
+from math import isfinite
 from typing import Final, NamedTuple, TypeVar
 
 from aigq.config import Config
@@ -147,7 +148,7 @@ class Hints:
         if scores is None:
             scores = blend.reciprocal_ranks(candidates(queries), serving.weights)
         chosen = blend.pick(queries, scores, catalog.categories, n, serving.diversity, serving.near_duplicate)
-        return blend.explained(candidates(chosen), wanted, serving.weights)
+        return self._guards.reworded(blend.explained(candidates(chosen), wanted, serving.weights))
 
     async def _ranked(
         self,
@@ -159,12 +160,18 @@ class Hints:
         end: float,
     ) -> Sequence[float] | None:
         try:
+            work: Awaitable[Sequence[float]]
             if self._ranker is not None:
-                return await in_time(["ranker"], self._ranker.score(shopper, candidates(queries)), end)
-            if catalog.clicks is None or self._serving.ranker == "ranks":
+                work = self._ranker.score(shopper, candidates(queries))
+            elif catalog.clicks is None or self._serving.ranker == "ranks":
                 return None
-            reader = catalog.clicks.reader(base.taste, base.until, shopper.past)
-            return await in_time(["ranker"], self._clicks.score(catalog.clicks, reader, queries), end)
+            else:
+                reader = catalog.clicks.reader(base.taste, base.until, shopper.past)
+                work = self._clicks.score(catalog.clicks, reader, queries)
+            scores = await in_time(["ranker"], work, end)
+            if scores is not None and not (len(scores) == len(queries) and all(map(isfinite, scores))):
+                raise ValueError(f"not one finite score for each of {len(queries)} candidates")
+            return scores
         except Exception:  # whatever a model does, an answer never fails
             _LOGGER.exception("the ranker failed; hints are ordered by reciprocal ranks")
             LEFT_OUT.labels("ranker", "failed").inc()

@@ -91,7 +91,8 @@ class Worker:
         self._serving, self._nearline = config.serving, config.serving.nearline
         self._store, self._log, self._histories = store, log, histories
         self._generate, self._model, self._name = generate, model, name
-        self._catalogs, self._guards = Catalogs(store), Guards(config.serving)
+        self._guards = Guards(config.serving)
+        self._catalogs = Catalogs(store, study=self._guards.study)
         self._pending: dict[str, Pending] = {}
         self._position: dict[int, str] = {}  # what was read, by partition held
         self._open: dict[int, deque[str]] = {}  # offsets read and not committed, in order
@@ -179,7 +180,8 @@ class Worker:
     async def _apply(self, user: str, own: Sequence[tuple[Record, Event]]) -> None:
         live = await users.apply(
             self._store, self._catalogs.now, user, [event for _, event in own],
-            kept=self._serving.behaviours, ttl_s=self._serving.user_days * 86400,
+            kept=self._serving.behaviours, impressions=self._serving.impressions_kept,
+            ttl_s=self._serving.user_days * 86400,
         )  # fmt: skip
         APPLIED.inc(len(own))
         if live is None:

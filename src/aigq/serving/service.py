@@ -54,8 +54,9 @@ class Service:
         self.config, self.store, self.log = config, store, log
         self.name = keys.user_names(config.serving.hash_users_with)
         self.access = Access(api_keys)
-        self.catalogs = Catalogs(store, clicks=config.serving.ranker == "ctr")
-        self.hints = Hints(config, store, self.catalogs, Guards(config.serving, profane), ranker)
+        guards = Guards(config.serving, profane)
+        self.catalogs = Catalogs(store, clicks=config.serving.ranker == "ctr", study=guards.study)
+        self.hints = Hints(config, store, self.catalogs, guards, ranker)
         self.impressions = Impressions(log)
         self.taking = 0
         """Calls of `take` that wait for the log or the store."""
@@ -106,5 +107,6 @@ class Service:
             with contextlib.suppress(StoreError):
                 await users.apply(
                     self.store, self.catalogs.now, user, own,
-                    kept=serving.behaviours, ttl_s=serving.user_days * 86400,
+                    kept=serving.behaviours, impressions=serving.impressions_kept,
+                    ttl_s=serving.user_days * 86400,
                 )  # fmt: skip

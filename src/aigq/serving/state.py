@@ -2,13 +2,14 @@
 
 None of them can be part of a cycle, so the collector need not look at them (gc=False).
 
-`Live` is a set of events with a bound: of all events that ever arrive, the latest N stay. Adding an event
+`Live` is a set of events with a bound per kind: of all that ever arrive, the latest N stay. Adding an event
 twice changes nothing, and the order of arrival does not matter, so late and repeated events need no further
 care: one older than all that is kept by a full list would have been dropped anyway.
 """
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -16,7 +17,7 @@ import msgspec
 BEHAVIOURS: Final = frozenset({"search", "click", "cart", "purchase"})
 SHOWN: Final = frozenset({"hint_impression", "hint_click", "hint_dismiss"})
 SHOWN_KEPT: Final = 100
-"""Showings, clicks and dismissals of hints that are kept per user."""
+"""Clicks of hints that are kept per user, and as many dismissals."""
 
 
 class Event(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -185,9 +186,19 @@ def intact(kind: type[T], value: bytes | None) -> T | None:
         return None
 
 
-def merge_live(live: Live, past: Iterable[Past], shown: Iterable[Shown], kept: int) -> Live:
-    """The union, bounded to the latest `kept` behaviours and SHOWN_KEPT showings."""
-    return Live(_latest([*live.past, *past], kept), _latest([*live.shown, *shown], SHOWN_KEPT))
+def merge_live(live: Live, past: Iterable[Past], shown: Iterable[Shown], kept: int, impressions: int) -> Live:
+    """The union, bounded to the latest `kept` behaviours and what `latest_shown` keeps."""
+    return Live(_latest([*live.past, *past], kept), latest_shown([*live.shown, *shown], impressions))
+
+
+def latest_shown(shown: Sequence[Shown], impressions: int) -> list[Shown]:
+    """The latest `impressions`, SHOWN_KEPT clicks and as many dismissals, oldest first.
+
+    Bounds of their own, since a page of impressions must not push a dismissal out.
+    """
+    kept = dict.fromkeys(SHOWN, SHOWN_KEPT) | {"hint_impression": impressions}
+    latest = [_latest([s for s in shown if s.action == action], most) for action, most in kept.items()]
+    return sorted(chain.from_iterable(latest), key=_order)
 
 
 def _latest(entries: Sequence[Any], kept: int) -> list[Any]:

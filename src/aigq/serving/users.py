@@ -12,7 +12,6 @@ from aigq.serving.state import (
     ItemInfo,
     Live,
     Past,
-    Shown,
     encode,
     intact,
     merge_live,
@@ -36,7 +35,14 @@ async def described(store: Store, catalog: Catalog, events: Sequence[Event]) -> 
 
 
 async def apply(
-    store: Store, catalog: Catalog, user: str, events: Sequence[Event], *, kept: int, ttl_s: float
+    store: Store,
+    catalog: Catalog,
+    user: str,
+    events: Sequence[Event],
+    *,
+    kept: int,
+    impressions: int,
+    ttl_s: float,
 ) -> Live | None:
     """Add events of one user to the live state; those from before the user's erasure are dropped.
 
@@ -49,7 +55,14 @@ async def apply(
     shown = [showing for event in fresh for showing in shown_of(event)]
     if not past and not shown:
         return None
-    after = await store.update(keys.live(user), lambda value: _merged(value, past, shown, kept), ttl_s)
+
+    def merged(value: bytes | None) -> bytes:
+        live = intact(Live, value)
+        if live is None and value is not None:
+            DAMAGED.labels("live").inc()
+        return encode(merge_live(live or Live(), past, shown, kept, impressions))
+
+    after = await store.update(keys.live(user), merged, ttl_s)
     if (await erased_at(store, [user]))[0] > gone:  # between the look and the write
         await store.delete([keys.live(user)])
         return None
@@ -95,10 +108,3 @@ async def erase_all(store: Store, log: EventLog, user: str) -> dict[str, int]:
 
 async def _mark(store: Store, user: str) -> None:
     await store.put({keys.gone(user): encode(time.time())}, GONE_S)
-
-
-def _merged(value: bytes | None, past: Sequence[Past], shown: Sequence[Shown], kept: int) -> bytes:
-    live = intact(Live, value)
-    if live is None and value is not None:
-        DAMAGED.labels("live").inc()
-    return encode(merge_live(live or Live(), past, shown, kept))
