@@ -150,6 +150,10 @@ def test_a_batch_is_taken_event_by_event(store):
         answer = client.post("/v1/events", json=batch).json()
         assert answer["accepted"] == 1
         assert [r["index"] for r in answer["rejected"]] == [1, 2]
+        unreadable = [event("search", "x", user=1017), None, event("search", "sled")]
+        answer = client.post("/v1/events", json=unreadable).json()
+        assert (answer["accepted"], [r["index"] for r in answer["rejected"]]) == (1, [0, 1])
+        assert "user_id" in answer["rejected"][0]["reason"]
         assert client.post("/v1/events", json=[]).json() == {"accepted": 0, "rejected": []}
         assert client.post("/v1/events", json=[event("search", "x")] * 4).status_code == 413
         assert client.post("/v1/events", json=event("fly", "x")).status_code == 400
@@ -163,9 +167,18 @@ def test_a_batch_is_taken_event_by_event(store):
         ("GET", "/v1/hints", {"params": {"events": "[{"}}, 400),
         ("GET", "/v1/hints", {"params": {"user": "x" * 257}}, 400),
         ("GET", "/v1/hints", {"params": {"events": json.dumps([event("search", "x")] * 21)}}, 400),
+        ("GET", "/v1/hints", {"params": {"events": '[{"z":' + "[" * 1900 + "]" * 1900 + "}]"}}, 400),
         ("GET", "/v1/nothing", {}, 404),
         ("PUT", "/v1/events", {}, 405),
         ("POST", "/v1/events", {"content": b"\xff"}, 400),
+        ("POST", "/v1/events", {"content": b""}, 400),
+        (
+            "POST",
+            "/v1/events",
+            {"content": b'{"action_name":"exit","user_id":"\xe9"}'},
+            400,
+        ),
+        ("POST", "/v1/events", {"content": b"[" * 5000 + b"]" * 5000}, 400),
         ("POST", "/v1/events", {"json": event("search", "x" * 2001)}, 400),
         ("POST", "/v1/events", {"content": b"[" + b" " * 300_000 + b"]"}, 413),
         ("POST", "/v1/events", {"json": event("search", "'; drop table events; --")}, 202),
