@@ -228,6 +228,8 @@ class Worker:
         gone = await users.erased_at(self._store, names)
         moments, ready = [], []
         for number, one in enumerate(batch):
+            if gone[number] >= one.last:
+                continue  # erased since the signal
             base, live, u2q = await self._state(one.user)
             if sum(now - at < _HOUR for at in u2q.times) >= self._nearline.budget_per_hour:
                 DEFERRED.labels("budget").inc()
