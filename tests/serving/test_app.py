@@ -11,8 +11,9 @@ import yaml
 from litestar.testing import TestClient
 from serving_helpers import config
 
+from aigq.cli_serving import _publish
 from aigq.errors import UsageError
-from aigq.serving import keys
+from aigq.serving import keys, users
 from aigq.serving.access import Access, ApiKey, Refused, read_keys
 from aigq.serving.app import create_app
 from aigq.serving.hints import Ask
@@ -442,6 +443,27 @@ def test_a_publish_that_fails_half_way_changes_nothing(shop_run, store):
     assert asyncio.run(store.get([keys.CURRENT])) == before
     with client_of(store) as client:
         assert hints(client, user="u00")[0]["channel"] == "personal"
+
+
+def test_an_erasure_while_a_table_is_written_holds_for_it(shop_run):
+    log = open_log("memory:")
+
+    class Erasing(MemoryStore):
+        async def put(self, values, ttl_s):
+            await super().put(values, ttl_s)
+            if any(keys.is_of("u02", key) for key in values):
+                await users.erase(self, log, "u02")
+
+        async def close(self):
+            pass  # it is looked at afterwards
+
+    async def work():
+        store = Erasing()
+        version = (await _publish(shop_run, store, rollback=False))["version"]
+        return version, [e.key async for e in store.scan("") if e.key.endswith(("{u:u02}", "{u:u03}"))]
+
+    version, left = asyncio.run(work())
+    assert left == [keys.base(version, "u03")]
 
 
 def test_a_swap_is_seen_without_a_restart(shop_run, store):
