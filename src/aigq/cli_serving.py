@@ -113,6 +113,7 @@ def nearline(
 
 async def _publish(run: Run, store: "Store", rollback: bool) -> dict[str, Any]:
     from aigq.serving import publish as work
+    from aigq.serving.keys import base as base_key
     from aigq.serving.keys import user_names
     from aigq.serving.run_tables import RunTables
     from aigq.serving.users import erased_at
@@ -122,8 +123,12 @@ async def _publish(run: Run, store: "Store", rollback: bool) -> dict[str, Any]:
             return await work.rollback(run.config, store)
         tables = RunTables(run.config, run.folder, user_names(run.config.serving.hash_users_with))
         names = tables.users()
-        gone = {name for name, at in zip(names, await erased_at(store, names), strict=True) if at > 0}
-        return await work.publish(run.config, store, lambda version: tables.families(version, gone))
+        gone = set(await erased_at(store, names))
+        done = await work.publish(run.config, store, lambda version: tables.families(version, gone))
+        # whoever was erased since: a version is out of an erasure's reach until it is switched on
+        late = set(await erased_at(store, names)) - gone
+        await store.delete([base_key(done["version"], name) for name in late])
+        return done
     finally:
         await store.close()
 

@@ -13,8 +13,9 @@ from litestar.testing import TestClient
 from prometheus_client import REGISTRY
 from serving_helpers import config
 
+from aigq.cli_serving import _publish
 from aigq.errors import UsageError
-from aigq.serving import keys
+from aigq.serving import keys, users
 from aigq.serving.access import Access, ApiKey, Refused, read_keys
 from aigq.serving.app import create_app
 from aigq.serving.hints import Ask
@@ -177,6 +178,10 @@ def test_a_batch_is_taken_event_by_event(store):
         answer = client.post("/v1/events", json=batch).json()
         assert answer["accepted"] == 1
         assert [r["index"] for r in answer["rejected"]] == [1, 2]
+        unreadable = [event("search", "x", user=1017), None, event("search", "sled")]
+        answer = client.post("/v1/events", json=unreadable).json()
+        assert (answer["accepted"], [r["index"] for r in answer["rejected"]]) == (1, [0, 1])
+        assert "user_id" in answer["rejected"][0]["reason"]
         assert client.post("/v1/events", json=[]).json() == {"accepted": 0, "rejected": []}
         assert client.post("/v1/events", json=[event("search", "x")] * 4).status_code == 413
         assert client.post("/v1/events", json=event("fly", "x")).status_code == 400
@@ -190,9 +195,18 @@ def test_a_batch_is_taken_event_by_event(store):
         ("GET", "/v1/hints", {"params": {"events": "[{"}}, 400),
         ("GET", "/v1/hints", {"params": {"user": "x" * 257}}, 400),
         ("GET", "/v1/hints", {"params": {"events": json.dumps([event("search", "x")] * 21)}}, 400),
+        ("GET", "/v1/hints", {"params": {"events": '[{"z":' + "[" * 1900 + "]" * 1900 + "}]"}}, 400),
         ("GET", "/v1/nothing", {}, 404),
         ("PUT", "/v1/events", {}, 405),
         ("POST", "/v1/events", {"content": b"\xff"}, 400),
+        ("POST", "/v1/events", {"content": b""}, 400),
+        (
+            "POST",
+            "/v1/events",
+            {"content": b'{"action_name":"exit","user_id":"\xe9"}'},
+            400,
+        ),
+        ("POST", "/v1/events", {"content": b"[" * 5000 + b"]" * 5000}, 400),
         ("POST", "/v1/events", {"json": event("search", "x" * 2001)}, 400),
         ("POST", "/v1/events", {"content": b"[" + b" " * 300_000 + b"]"}, 413),
         ("POST", "/v1/events", {"json": event("search", "'; drop table events; --")}, 202),
@@ -489,6 +503,27 @@ def test_a_publish_that_fails_half_way_changes_nothing(shop_run, store):
     assert asyncio.run(store.get([keys.CURRENT])) == before
     with client_of(store) as client:
         assert hints(client, user="u00")[0]["channel"] == "personal"
+
+
+def test_an_erasure_while_a_table_is_written_holds_for_it(shop_run):
+    log = open_log("memory:")
+
+    class Erasing(MemoryStore):
+        async def put(self, values, ttl_s):
+            await super().put(values, ttl_s)
+            if any(keys.is_of("u02", key) for key in values):
+                await users.erase(self, log, "u02")
+
+        async def close(self):
+            pass  # it is looked at afterwards
+
+    async def work():
+        store = Erasing()
+        version = (await _publish(shop_run, store, rollback=False))["version"]
+        return version, [e.key async for e in store.scan("") if e.key.endswith(("{u:u02}", "{u:u03}"))]
+
+    version, left = asyncio.run(work())
+    assert left == [keys.base(version, "u03")]
 
 
 def test_a_swap_is_seen_without_a_restart(shop_run, store):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aigq.history.spelling import normalise_query
-from aigq.serving.events import EventError, UbiEvent, parse_event
+from aigq.serving.events import EventError, UbiEvent, parse_event, read_event, split
 from aigq.serving.keys import user_names
 
 NOW = 1_795_000_000.0
@@ -133,7 +133,39 @@ def test_any_object_is_an_event_or_a_reason(body):
 @given(st.binary(max_size=200))
 def test_any_bytes_are_an_event_or_a_reason(body):
     try:
-        event = parse_event(msgspec.json.decode(body, type=UbiEvent), NOW)
-    except (EventError, msgspec.MsgspecError, UnicodeDecodeError):
+        event = read_event(body, NOW)
+    except EventError:
         return
     assert event.user
+
+
+NESTED = b"[" * 5000 + b"]" * 5000
+UNREADABLE = {
+    "a number for an id": (b'{"action_name":"search","user_id":1017,"user_query":"x"}', "user_id"),
+    "a long query": (b'{"action_name":"search","user_id":"u","user_query":"%s"}' % (b"x" * 2001), "2000"),
+    "no action": (b'{"user_id":"u","user_query":"x"}', "action_name"),
+    "a place beyond 32 bits": (
+        b'{"action_name":"search","user_id":"u","user_query":"x",'
+        b'"event_attributes":{"position":{"ordinal":18446744073709551616}}}',
+        "ordinal",
+    ),
+    "not UTF-8": (b'{"action_name":"search","user_id":"u","user_query":"caf\xe9"}', "utf-8"),
+    "not an object": (b"null", "object"),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), UNREADABLE.values(), ids=UNREADABLE)
+def test_what_is_no_event_spoils_no_other(body, reason):
+    good = b'{"action_name":"search","user_id":"u","user_query":"x"}'
+    first, bad, last = split(b" [%s, %s,%s]" % (good, body, good))
+    assert read_event(first, NOW) == read_event(last, NOW)
+    with pytest.raises(EventError, match=reason):
+        read_event(bad, NOW)
+
+
+@pytest.mark.parametrize("body", [b"{}", b"[{}", b"", b'[{"z":%s}]' % NESTED, b"[]x"])
+def test_what_is_no_list_is_said(body):
+    with pytest.raises(EventError, match="not a list of events"):
+        split(body)
+    with pytest.raises(EventError):
+        read_event(b'{"action_name":"search","user_id":"u","user_query":"x","z":%s}' % NESTED, NOW)

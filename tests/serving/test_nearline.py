@@ -269,6 +269,28 @@ def test_an_erased_user_gets_no_list_from_work_under_way(shop_run):
     assert asyncio.run(work()) == []
 
 
+def test_an_erased_user_gets_no_list_from_a_signal_that_waits(shop_run):
+    async def work():
+        bench = Bench(shop_run, debounce_s=0.1)
+        worker = await bench.published()
+        await bench.log.append(messages(search("u02", "sled"), search("other", "sled")))
+        await worker.step()
+        await erase(bench.store, bench.log, "u02")
+        await asyncio.sleep(0.2)
+        await steps(worker)
+        left = [e.key async for e in bench.store.scan("") if "u02" in e.key]
+        await bench.log.append(messages(search("u02", "wool hat")))  # who comes back may
+        await steps(worker, 2)
+        await asyncio.sleep(0.2)
+        await steps(worker)
+        return left, bench.calls, await bench.log.backlog(GROUP)
+
+    left, calls, backlog = asyncio.run(work())
+    assert left == []
+    assert calls == [["other"], ["u02"]]
+    assert backlog.messages == 0
+
+
 def test_a_worker_that_was_overtaken_changes_nothing(shop_run):
     """Its partition went to another worker while it wrote; the other's list has seen more."""
 

@@ -1,5 +1,7 @@
 """The live state is a set with a bound: order and repetition of events change nothing."""
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,5 +80,9 @@ def test_showings_do_not_push_out_what_was_clicked_and_dismissed():
 def test_damaged_values_count_as_missing():
     assert intact(Live, b"\xc1") is None
     assert intact(Live, encode([[["not a time"]]])) is None
+    not_utf8 = encode(Live([Past(1.0, "i", "search", "abc")])).replace(b"abc", b"\xffbc")
+    assert intact(Live, not_utf8) is None
+    with pytest.raises(msgspec.DecodeError):
+        decode(Live, not_utf8)
     assert decode(Live, None) is None
     assert decode(Live, encode(Live())) == Live()

@@ -9,18 +9,20 @@ from typing import Annotated, Any, Final, TypeVar
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, Router, delete, get, post
 from litestar.config.cors import CORSConfig
+from litestar.dto import AbstractDTO
 from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import Parameter
 from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.typing import FieldDefinition
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
 
 from aigq import __version__
 from aigq.serving import tracing, users
 from aigq.serving.access import Refused, Role
 from aigq.serving.catalog import current
-from aigq.serving.events import EventError, UbiEvent, parse_event, shopper
+from aigq.serving.events import EventError, UbiEvent, read_event, shopper, split
 from aigq.serving.hints import Ask
 from aigq.serving.metrics import REJECTED, REQUESTS, SECONDS, SHED
 from aigq.serving.service import Service
@@ -30,7 +32,6 @@ from aigq.serving.streams import LogError
 
 INLINE_EVENTS: Final = 20
 _LOGGER: Final = logging.getLogger("aigq.serving")
-_INLINE: Final = msgspec.json.Decoder(list[UbiEvent])
 _ANSWERED: Final = REQUESTS.labels("hints", "200")
 _JSON: Final = (b"content-type", b"application/json")
 _encode: Final = msgspec.json.Encoder().encode
@@ -123,6 +124,25 @@ def _secret(request: Request[Any, Any, Any]) -> str | None:
     return token.strip() if scheme.lower() == "bearer" else request.headers.get("x-api-key")
 
 
+class _Unread(AbstractDTO[bytes]):
+    """The body as it came, described as events. Read by Litestar, one bad event would refuse a whole list."""
+
+    @classmethod
+    def create_for_field_definition(cls, *_: Any, **__: Any) -> None:
+        """Nothing is generated."""
+
+    @classmethod
+    def create_openapi_schema(
+        cls, field_definition: FieldDefinition, handler_id: str, schema_creator: Any
+    ) -> Any:
+        """One event or a list of them."""
+        return schema_creator.for_field_definition(FieldDefinition.from_annotation(UbiEvent | list[UbiEvent]))
+
+    def decode_bytes(self, value: bytes) -> bytes:
+        """The bytes."""
+        return value
+
+
 def service(connection: Any) -> Service:
     """The service of a request."""
     found: Service = connection.app.state.service
@@ -175,25 +195,28 @@ async def get_hints(
     responses=_PROBLEMS,
     status_code=202,
     summary="Events of shoppers",
+    dto=_Unread,
+    return_dto=None,
 )
-async def post_events(request: Request[Any, Any, Any], data: UbiEvent | list[UbiEvent]) -> EventsAnswer:
+async def post_events(request: Request[Any, Any, Any], data: bytes) -> EventsAnswer:
     """One UBI 1.3.0 event or a list of them. Taken events are on disk when this returns."""
     here, now = service(request), time.time()
-    batch = data if isinstance(data, list) else [data]
     if here.taking >= here.config.serving.max_in_flight:
         SHED.labels("events").inc()
         raise Refused(503, "too many events at a time; send it again")
+    several = data.lstrip().startswith(b"[")
+    batch = split(data) if several else [data]
     if len(batch) > here.config.serving.max_events:
         raise Refused(413, f"at most {here.config.serving.max_events} events in one request")
     good: list[Event] = []
     rejected: list[Rejection] = []
     for index, raw in enumerate(batch):
         try:
-            good.append(parse_event(raw, now, here.name))
+            good.append(read_event(raw, now, here.name))
         except EventError as error:
             rejected.append(Rejection(index, str(error)))
             REJECTED.labels("event").inc()
-    if rejected and not isinstance(data, list):
+    if rejected and not several:
         raise Refused(400, rejected[0].reason)
     await here.take(good)
     REQUESTS.labels("events", "202").inc()
@@ -261,6 +284,7 @@ def create_app(here: Service, others: Sequence[Router] = ()) -> Litestar:
         openapi_config=OpenAPIConfig("aigq", __version__, render_plugins=[JsonRenderPlugin()]),
         exception_handlers={
             Refused: _refused,
+            EventError: _no_events,
             HTTPException: _http_error,
             LogError: _away,
             StoreError: _away,
@@ -286,12 +310,12 @@ def _cors(origins: list[str]) -> CORSConfig | None:
 def _inline(text: str, name: Callable[[str], str], user: str | None) -> list[Event]:
     """The events of the query parameter, oldest first. Raises Refused with 400."""
     try:
-        raw = _INLINE.decode(text)
-        if len(raw) > INLINE_EVENTS:
+        batch = split(text)
+        if len(batch) > INLINE_EVENTS:
             raise Refused(400, f"at most {INLINE_EVENTS} events in the parameter events")
         now = time.time()
-        return [parse_event(event, now, name, user or "") for event in raw]
-    except (msgspec.MsgspecError, EventError) as error:
+        return [read_event(raw, now, name, user or "") for raw in batch]
+    except EventError as error:
         raise Refused(400, f"the parameter events: {error}") from None
 
 
@@ -304,6 +328,10 @@ def _problem(request: Request[Any, Any, Any], status: int, detail: str) -> Respo
 
 def _refused(request: Request[Any, Any, Any], error: Refused) -> Response[Problem]:
     return _problem(request, error.status, error.detail)
+
+
+def _no_events(request: Request[Any, Any, Any], error: EventError) -> Response[Problem]:
+    return _problem(request, 400, str(error))
 
 
 def _http_error(request: Request[Any, Any, Any], error: HTTPException) -> Response[Problem]:

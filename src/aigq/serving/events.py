@@ -32,7 +32,7 @@ class UbiObject(msgspec.Struct, frozen=True):
 class UbiPosition(msgspec.Struct, frozen=True):
     """Where it stood."""
 
-    ordinal: int | None = None
+    ordinal: Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)] | None = None
 
 
 class UbiAttributes(msgspec.Struct, frozen=True):
@@ -64,11 +64,38 @@ class EventError(ValueError):
     """An event that cannot be used; the message is the reason that the caller gets."""
 
 
+_UNREADABLE: Final = (msgspec.MsgspecError, UnicodeError, RecursionError)
+_split: Final = msgspec.json.Decoder(list[msgspec.Raw]).decode
+_read: Final = msgspec.json.Decoder(UbiEvent, strict=False).decode
+
+
 def shopper(user: str | None, session: str | None) -> str | None:
     """Who acts: the user, or else the anonymous session. None when neither is known."""
     if user:
         return user
     return f"session:{session}" if session else None
+
+
+def split(body: bytes | str) -> list[msgspec.Raw]:
+    """The events of a JSON list, unread: what is wrong with one says nothing of the others.
+
+    Raises EventError when it is no list.
+    """
+    try:
+        return _split(body)
+    except _UNREADABLE as error:
+        raise EventError(f"not a list of events: {error}") from None
+
+
+def read_event(
+    body: bytes | msgspec.Raw, now: float, name: Callable[[str], str] = str, default: str | None = None
+) -> Event:
+    """An event of the log from its JSON; see `parse_event`. Raises EventError."""
+    try:
+        raw = _read(body)
+    except _UNREADABLE as error:
+        raise EventError(f"not an event: {error}") from None
+    return parse_event(raw, now, name, default)
 
 
 def parse_event(

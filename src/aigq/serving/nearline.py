@@ -230,6 +230,9 @@ class Worker:
         gone = await users.erased_at(self._store, names)
         moments, ready = [], []
         for number, one in enumerate(batch):
+            erased = gone.get(one.user, 0.0)
+            if erased >= one.last:
+                continue  # erased since the signal
             base, live, u2q = await self._state(one.user)
             if sum(now - at < _HOUR for at in u2q.times) >= self._nearline.budget_per_hour:
                 DEFERRED.labels("budget").inc()
@@ -237,7 +240,7 @@ class Worker:
             moments.append(
                 self._histories.moment(number, one.user, live.past, now, published=base is not None)
             )
-            ready.append((one, gone[number]))
+            ready.append((one, erased))
         if not ready:
             return
         with GENERATION_SECONDS.time():
@@ -274,7 +277,7 @@ class Worker:
             return encode(U2q([run, *before.runs][: self._serving.u2q_runs], [*times, now]))
 
         await self._store.update(keys.u2q(one.user), added, self._serving.user_days * 86400)
-        if (await users.erased_at(self._store, [one.user]))[0] > erased:
+        if (await users.erased_at(self._store, [one.user])).get(one.user, 0.0) > erased:
             await self._store.delete([keys.u2q(one.user)])
         GENERATED.inc()
         FRESHNESS.observe(time.time() - one.last)

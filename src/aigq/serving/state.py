@@ -174,7 +174,10 @@ def decode(kind: type[T], value: bytes | None) -> T | None:
         return None
     if kind not in _DECODERS:
         _DECODERS[kind] = msgspec.msgpack.Decoder(kind)
-    result: T = _DECODERS[kind].decode(value)
+    try:
+        result: T = _DECODERS[kind].decode(value)
+    except UnicodeDecodeError as error:  # msgspec wraps all but this one
+        raise msgspec.DecodeError(str(error)) from error
     return result
 
 

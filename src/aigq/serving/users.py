@@ -49,7 +49,7 @@ async def apply(
     Returns:
         the state after the events, or None when nothing was added.
     """
-    gone = (await erased_at(store, [user]))[0]
+    gone = (await erased_at(store, [user])).get(user, 0.0)
     fresh = [event for event in events if event.at > gone]
     past = await described(store, catalog, fresh)
     shown = [showing for event in fresh for showing in shown_of(event)]
@@ -63,16 +63,17 @@ async def apply(
         return encode(merge_live(live or Live(), past, shown, kept, impressions))
 
     after = await store.update(keys.live(user), merged, ttl_s)
-    if (await erased_at(store, [user]))[0] > gone:  # between the look and the write
+    if (await erased_at(store, [user])).get(user, 0.0) > gone:  # between the look and the write
         await store.delete([keys.live(user)])
         return None
     return intact(Live, after)
 
 
-async def erased_at(store: Store, names: Sequence[str]) -> list[float]:
-    """When each user was erased, in seconds since 1970; 0.0 for the others."""
+async def erased_at(store: Store, names: Sequence[str]) -> dict[str, float]:
+    """When users were erased, in seconds since 1970; only of those who were."""
     values = await store.get([keys.gone(name) for name in names])
-    return [intact(float, value) or 0.0 for value in values]
+    marks = ((name, intact(float, value)) for name, value in zip(names, values, strict=True))
+    return {name: at for name, at in marks if at is not None}
 
 
 async def erase(store: Store, log: EventLog, user: str) -> Erased:
