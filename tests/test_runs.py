@@ -73,3 +73,47 @@ def test_a_record_of_no_model_at_all_is_as_good_as_one_of_an_unread_model(tmp_pa
     assert Run.open(tmp_path, parse({"split": split, "channels": {"llms": {"small": ASKED}}})).finished(
         "think:think_il_sft"
     )
+
+
+SPLIT = {"split": {"validation_from": "2024-05-01", "test_from": "2024-05-15"}}
+
+
+def leave_checkpoints(run, stage):
+    """As a training leaves them that was cut off; returns their files and the one that must stay."""
+    training = run.folder / "models" / stage.rpartition(":")[2] / "training"
+    names = ("checkpoint.pt", "checkpoint-2/trainer_state.json", "imitation/checkpoint.pt", "best/weights")
+    for name in names:
+        (training / name).parent.mkdir(parents=True, exist_ok=True)
+        (training / name).write_text("earlier")
+    return [training / name for name in names[:-1]], training / names[-1]
+
+
+def cut_off(run, stage, *, resume=False):
+    with pytest.raises(KeyboardInterrupt), run.stage(stage, resume=resume):
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stage", ["sft:direct_il_sft", "ctr", "grpo:direct_il_grpo"])
+def test_only_a_training_with_this_config_and_data_leaves_checkpoints_to_resume_from(tmp_path, stage):
+    run = Run.open(tmp_path, parse(SPLIT))
+    with run.stage("prepare"):
+        pass
+    cut_off(run, stage)
+    found, best = leave_checkpoints(run, stage)
+    cut_off(run, stage, resume=True)
+    assert all(path.exists() for path in found)
+    run.forget("prepare")  # other data
+    cut_off(run, stage, resume=True)
+    assert not any(path.exists() for path in found)
+    assert best.exists()
+
+
+def test_checkpoints_of_another_config_are_gone_before_the_new_one_is_recorded(tmp_path):
+    with Run.open(tmp_path, parse(SPLIT)).stage("grpo:direct_grpo") as result:
+        result["steps"] = 3
+    again = Run.open(tmp_path, parse({**SPLIT, "grpo": {"steps": 4}}))
+    found, _ = leave_checkpoints(again, "grpo:direct_grpo")
+    again.forget("grpo:direct_grpo")  # --force
+    cut_off(again, "grpo:direct_grpo")
+    assert again.started("grpo:direct_grpo")
+    assert not any(path.exists() for path in found)

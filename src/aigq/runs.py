@@ -8,6 +8,7 @@ on other samples would lie. `--force` starts again from that stage.
 import json
 import os
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -184,16 +185,17 @@ class Run:
         return str(self._records().get(stage, {}).get("started"))
 
     @contextmanager
-    def stage(self, stage: str) -> Iterator[dict[str, Any]]:
+    def stage(self, stage: str, *, resume: bool = False) -> Iterator[dict[str, Any]]:
         """Record that the stage begins and, unless an exception leaves the block, that it finished.
 
-        What the block puts into the yielded dict is the stage's result.
+        What the block puts into the yielded dict is the stage's result. With `resume` the checkpoints of a
+        training that was begun with this config and data stay; all others go.
 
         Raises:
             UsageError: the folder holds artefacts of another config, or another command works in it.
         """
         with self.alone():
-            yield from self._recorded(stage)
+            yield from self._recorded(stage, resume=resume)
 
     @cached_property
     def _lock(self) -> FileLock:
@@ -218,10 +220,13 @@ class Run:
         finally:
             self._lock.release()
 
-    def _recorded(self, stage: str) -> Iterator[dict[str, Any]]:
+    def _recorded(self, stage: str, *, resume: bool) -> Iterator[dict[str, Any]]:
         """What `stage` does, alone in the folder."""
         self.check(stage)
+        goes_on = resume and self.started(stage)
         self.forget(stage)
+        if not goes_on:  # before the record: what has one and did not end is resumed
+            self._remove_checkpoints(stage)
         self._replace("config.yaml", configs.dump(self.config))
         self._write("versions.json", versions())
         records = self._records()
@@ -234,6 +239,12 @@ class Run:
         if kind(stage) != "table":  # its result is metrics.json
             records[stage]["result"] = json.loads(json.dumps(result, default=str))
         self._write("stages.json", records)
+
+    def _remove_checkpoints(self, stage: str) -> None:
+        """Of a training and its imitation, those of TRL included; weights and log stay."""
+        training = self.folder / "models" / stage.rpartition(":")[2] / "training"
+        for checkpoint in list(training.glob("**/checkpoint[.-]*")):
+            remove(checkpoint)
 
     def _records(self) -> dict[str, Any]:
         try:
@@ -289,6 +300,14 @@ def resolve(config_file: Path | None, folder: Path | None, overrides: Sequence[s
         stem = config_file.resolve().parent.name if config_file.name == "config.yaml" else config_file.stem
         folder = RUNS / stem
     return configs.load(config_file, list(overrides)), folder
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def versions() -> dict[str, Any]:

@@ -59,7 +59,7 @@ def run_item_text(run: Run, *, resume: bool, force: bool) -> dict[str, Any]:
 
     if resume:
         run.check_resume("item_text")
-    return _once(run, "item_text", lambda: work(run, resume=resume), force=force)
+    return _once(run, "item_text", lambda: work(run, resume=resume), force=force, resume=resume)
 
 
 def run_item_texts(run: Run) -> dict[str, Any]:
@@ -80,7 +80,13 @@ def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, An
         _need_current(run, "sft:direct_il_sft")
     if resume:
         run.check_resume(stage)
-    return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
+    return _once(
+        run,
+        stage,
+        lambda: work(run.config, run.folder, resume=resume, system=system),
+        force=force,
+        resume=resume,
+    )
 
 
 def run_grpo(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, Any]:
@@ -91,7 +97,13 @@ def run_grpo(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, A
     _need_current(run, stage_of(GRPO[system]), CTR)
     if resume:
         run.check_resume(stage)
-    return _once(run, stage, lambda: work(run.config, run.folder, resume=resume, system=system), force=force)
+    return _once(
+        run,
+        stage,
+        lambda: work(run.config, run.folder, resume=resume, system=system),
+        force=force,
+        resume=resume,
+    )
 
 
 def run_ctr(run: Run, *, resume: bool, force: bool) -> dict[str, Any]:
@@ -100,7 +112,7 @@ def run_ctr(run: Run, *, resume: bool, force: bool) -> dict[str, Any]:
 
     if resume:
         run.check_resume("ctr")
-    return _once(run, "ctr", lambda: work(run.config, run.folder, resume=resume), force=force)
+    return _once(run, "ctr", lambda: work(run.config, run.folder, resume=resume), force=force, resume=resume)
 
 
 def run_table(run: Run) -> dict[str, Any]:
@@ -158,7 +170,9 @@ def _fingerprint(run: Run, row: str) -> str:
     return json.dumps(parts)
 
 
-def _once(run: Run, stage: str, work: Callable[[], dict[str, Any]], *, force: bool) -> dict[str, Any]:
+def _once(
+    run: Run, stage: str, work: Callable[[], dict[str, Any]], *, force: bool, resume: bool = False
+) -> dict[str, Any]:
     """Run a stage, or read its result when it is finished with this config.
 
     Of several processes the first keeps the records; the others follow it through the work.
@@ -175,7 +189,7 @@ def _once(run: Run, stage: str, work: Callable[[], dict[str, Any]], *, force: bo
     if outdated:
         note(f"{stage}: a user whose rows it was trained with was erased; it is trained again")
     note(f"{stage}: begins")
-    with run.stage(stage) as record, redirect_stdout(sys.stderr):
+    with run.stage(stage, resume=resume) as record, redirect_stdout(sys.stderr):
         result = work()
         record.update(result)
     return result

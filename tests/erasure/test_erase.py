@@ -149,9 +149,13 @@ def test_the_id_is_nowhere_afterwards_and_others_are_untouched(shop, capsys):
 
 
 def test_what_was_made_from_the_rows_is_made_again_without_them(shop, capsys):
+    under_trl = shop / "run" / "models" / "direct_grpo" / "training" / "checkpoint-2"
+    under_trl.mkdir(parents=True)
+    (under_trl / "trainer_state.json").write_text("{}")
     code, result = erase(capsys)
     assert (code, result["outdated"]) == (0, ["ctr"])
     assert {"lists", "channels"} <= set(result["caches"])
+    assert not under_trl.exists()
     assert not (shop / "run" / "metrics.json").exists()
     assert not (shop / "run" / "report.html").exists()
     assert not list((shop / "run" / "models").rglob("checkpoint.pt"))

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from aigq.erasure import rows
 from aigq.errors import EmptyLogError, SourceError
 from aigq.progress import note
-from aigq.runs import Run
+from aigq.runs import Run, remove
 from aigq.samples.prepare import prepare
 from aigq.sources.workspace import Workspace, sql
 from aigq.sources.writing import state_of
@@ -29,7 +29,7 @@ _CACHES: Final = (
     "models/*/training/**/*.npz",
     "models/*/training/**/encoded.*",
     "models/*/training/**/valid.json",
-    "models/*/training/**/checkpoint.*",
+    "models/*/training/**/checkpoint[.-]*",
 )
 """What holds rows, lists or samples by user and is made again when it is needed. Weights stay."""
 
@@ -64,10 +64,7 @@ def remove_caches(run: Path) -> list[str]:
     """Remove what is made again anyway; returns the places, relative to the run."""
     found = sorted({path for pattern in _CACHES for path in run.glob(pattern)})
     for path in found:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
     return [str(path.relative_to(run)) for path in found]
 
 
