@@ -1,13 +1,16 @@
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from recall_shop import GROUPS, build
+from small_logs import behaviour_rows, event
 
 from aigq.config import parse
 from aigq.config_training import ThinkConfig
 from aigq.errors import ConfigError
 from aigq.models.think_grammar import Thought
+from aigq.prepared import Moment
 from aigq.samples.interests import InterestPoint
 from aigq.samples.labels import Label
 from aigq.samples.rationales import template
@@ -51,32 +54,45 @@ def test_a_prompt_shows_the_latest_first(prepared):
 
 
 def test_queries_are_explained_by_text_category_co_click_and_meaning(thinker):
-    seen = Seen(["sun cream", "ski glove", "elsewhere"], ["sea", None, None], ["search"] * 3)
+    seen = Seen(["sun cream", "ski glove", "elsewhere"], ["sea", None, None], [None] * 3)
     queries = ["sun cream", "beach towel", "ski gloves", "nobody knows this"]
     assert thinker.explainer.links(seen, queries) == [(1,), (1,), (2,), ()]
     assert thinker.explainer.links(Seen([], [], []), queries) == [()] * 4
-    without_category = Seen(["snorkel set"], [None], ["click"])
+    without_category = Seen(["snorkel set"], [None], [None])
     linked = thinker.explainer.links(without_category, GROUPS["sea"] + GROUPS["snow"])
     assert any(linked[i] for i, q in enumerate(GROUPS["sea"]) if q != "snorkel set")  # co-click alone
     assert not any(linked[len(GROUPS["sea"]) :])
 
 
 def test_a_language_models_queries_must_be_tied_to_the_history(thinker):
-    seen = [Seen(["sun cream"], ["sea"], ["search"])]
+    seen = [Seen(["sun cream"], ["sea"], ["sun cream"])]
     labels = [Label("sled", "ranker"), Label("beach towel", "llm"), Label("wool hat", "llm")]
     assert thinker.points(seen, [labels]) == [
         [InterestPoint((), ("sled",)), InterestPoint((1,), ("beach towel",))]
     ]
 
 
-def test_reasons_name_no_search_of_a_single_shopper(thinker):
-    seen = [Seen(["a secret of mine", "sun cream"], [None, "sea"], ["search", "search"])]
+def test_reasons_name_nothing_that_a_single_shopper_typed(thinker):
     secret, mixed = InterestPoint((1,), ("sled",)), InterestPoint((1, 2), ("beach towel",))
-    assert thinker.reasons(seen, [[secret, mixed]]) == [["sun cream, so beach towel"]]
-    viewed = [
-        Seen(["a secret of mine"], [None], ["click"])
-    ]  # an item's text is the shop's, not the shopper's
-    assert thinker.reasons(viewed, [[secret]]) == [["a secret of mine, so sled"]]
+    typed = Seen(["a secret of mine", "sun cream"], [None, "sea"], ["a secret of mine", "sun cream"])
+    assert thinker.reasons([typed], [[secret, mixed]]) == [["sun cream, so beach towel"]]
+    of_the_shop = Seen(["a lamp", "a chair"], [None, None], [None, "a secret of mine"])
+    assert thinker.reasons([of_the_shop], [[secret, mixed]]) == [
+        ["a lamp, so sled", "a lamp and a chair, so beach towel"]
+    ]
+
+
+def test_reasons_do_not_name_the_query_of_a_click(thinker):
+    """Either the click was merged with its search, or the shop has no text for its item."""
+    rows = behaviour_rows(
+        [event("u", 0, "search", "red shoe"), event("u", 1, "click", "red shoe", "i1"),
+         event("u", 2, "click", "a secret of mine", "unknown"), event("u", 3, "click", "camping", "i2")]
+    )  # fmt: skip
+    history = pa.Table.from_pylist([{**row, "category": None} for row in rows])
+    seen = seen_of(Moment(0, "u", np.datetime64("2024-03-02"), 19784, history), 8)
+    assert seen.texts == ["tent", "a secret of mine", "red shoe"]
+    point = InterestPoint((1, 2, 3), ("sled",))
+    assert thinker.reasons([seen], [[point]]) == [["tent, so sled"]]
 
 
 def test_a_share_of_the_thoughts_is_answer_only():

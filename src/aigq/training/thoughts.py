@@ -25,19 +25,23 @@ Encode = Callable[[Sequence[str]], np.ndarray]
 
 @dataclass(frozen=True)
 class Seen:
-    """What a prompt shows of a history, most recent first; position b has the index b + 1."""
+    """What a prompt shows of a history, most recent first; position b has the index b + 1.
+
+    A query is what led to the behaviour, or None. It is the text itself wherever the shopper typed that:
+    in a search, in a click merged with its search, and in a click on an item that the shop has no text for.
+    """
 
     texts: list[str]
     categories: list[str | None]
-    actions: list[str]
+    queries: list[str | None]
 
 
 def seen_of(moment: Moment, behaviours: int) -> Seen:
     """The most recent behaviours of a moment."""
     history = moment.history
     recent = history.slice(max(0, history.num_rows - behaviours))
-    texts, categories, actions = (recent[c].to_pylist()[::-1] for c in ("text", "category", "action"))
-    return Seen(texts, categories, actions)
+    texts, categories, queries = (recent[c].to_pylist()[::-1] for c in ("text", "category", "query"))
+    return Seen(texts, categories, queries)
 
 
 def searches_later(prepared: Prepared, samples: pa.Table) -> list[list[str]]:
@@ -153,11 +157,9 @@ class Thinker:
         return [[text for text in (next(written) for _ in row) if text] for row in points]
 
     def _nameable(self, seen: Seen, triggers: Sequence[int]) -> tuple[str, ...]:
-        """Texts of behaviours that may be told to a teacher: not a search that fewer than k users issued."""
-        positions = [i - 1 for i in triggers]
-        return tuple(
-            seen.texts[b] for b in positions if seen.actions[b] != "search" or seen.texts[b] in self.allowed
-        )
+        """Texts of behaviours that may be told to a teacher: nothing typed that fewer than k users issued."""
+        both = [(seen.texts[i - 1], seen.queries[i - 1]) for i in triggers]
+        return tuple(text for text, query in both if text != query or text in self.allowed)
 
 
 def thoughts(
