@@ -45,8 +45,8 @@ def test_labels_depend_on_every_channel_that_may_order_them(tmp_path):
     split = {"validation_from": "2024-05-01", "test_from": "2024-05-15"}
     with Run.open(tmp_path, parse({"split": split})).stage("sft:direct_il_sft"):
         pass
-    changed = parse({"split": split, "channels": {"ebr": {"epochs": 17}}})
-    with pytest.raises(UsageError, match=r"channels\.ebr\.epochs"):
+    changed = parse({"split": split, "channels": {"ebr": {"max_steps": 17}}})
+    with pytest.raises(UsageError, match=r"channels\.ebr\.max_steps"):
         Run.open(tmp_path, changed).check("sft:direct_il_sft")
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, field_validator
 
 from aigq.config_base import Section
-from aigq.history.spelling import normalise_query
+from aigq.spelling import normalise_query
 
 LogFormat = Literal["text", "json"]
 ProfaneLanguage = Literal[

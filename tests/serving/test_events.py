@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aigq.history.spelling import normalise_query
 from aigq.serving.events import EventError, UbiEvent, parse_event, read_event, split
 from aigq.serving.keys import user_names
+from aigq.spelling import normalise_query
 
 NOW = 1_795_000_000.0
 

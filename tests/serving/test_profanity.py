@@ -6,9 +6,9 @@ import pytest
 from serving_helpers import aigq, config
 
 from aigq.config_serving import ProfaneLanguage
-from aigq.history.spelling import normalise_query
 from aigq.serving.guards import Guards
 from aigq.serving.profanity import LANGUAGES, checker
+from aigq.spelling import normalise_query
 
 KNOWN = type("Everything", (), {"__contains__": lambda *_: True, "results": lambda *_: 9})()
 

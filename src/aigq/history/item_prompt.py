@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aigq.history.prompt import SEPARATOR, clean
-from aigq.history.spelling import is_private, normalise_query
+from aigq.spelling import is_private, normalise_query
 
 ITEM_TOKENS: Final = ("<title>", "<brand>", "<category>", "<attributes>", "<asked>", "<query>")
 TEXT_CHARACTERS: Final = 200

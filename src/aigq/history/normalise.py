@@ -1,6 +1,6 @@
 """One spelling per query, and the texts that must never become queries.
 
-`normalise_query` and `is_private` (history/spelling.py) define both; `query_forms` gives the same answers
+`normalise_query` and `is_private` (spelling.py) define both; `query_forms` gives the same answers
 for a whole table: ASCII text is handled in SQL, and only the distinct non-ASCII strings go through Python.
 """
 
@@ -10,7 +10,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from aigq.history.engine import put, read
-from aigq.history.spelling import PRIVATE_PATTERNS, is_private, normalise_query
+from aigq.spelling import PRIVATE_PATTERNS, is_private, normalise_query
 
 __all__ = ["is_private", "normalise_query", "query_forms"]
 

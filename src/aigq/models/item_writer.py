@@ -12,10 +12,10 @@ import numpy as np
 
 from aigq.errors import StageError
 from aigq.history.item_prompt import ATTRIBUTES, ITEM_TOKENS, LEVELS
-from aigq.history.spelling import is_private
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists, writer
 from aigq.models.vocabulary import Vocabulary
+from aigq.spelling import is_private
 
 TEXT_TOKENS: Final = 48
 """Of one field in the prompt; what is longer is cut."""

@@ -8,8 +8,8 @@ from typing import Annotated, Final
 import msgspec
 
 from aigq.action_names import ACTION_NAMES
-from aigq.history.spelling import normalise_query
 from aigq.serving.state import BEHAVIOURS, SHOWN, Event
+from aigq.spelling import normalise_query
 
 FUTURE_S: Final = 300.0
 """A clock may be wrong by so much; an event from later than that is rejected."""

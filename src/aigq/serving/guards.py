@@ -15,10 +15,10 @@ from typing import Final, Literal, Protocol
 
 from aigq.config_serving import ServingConfig
 from aigq.errors import UsageError
-from aigq.history.spelling import KEPT_FORMATS, is_private, normalise_query
 from aigq.serving.blend import Hint
 from aigq.serving.profanity import checker
 from aigq.serving.stores.store import Clock
+from aigq.spelling import KEPT_FORMATS, is_private, normalise_query
 
 Reason = Literal[
     "empty", "length", "private", "blocked", "profane", "script", "few_users", "no_results", "not_own"

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from aigq.config_serving import ProfaneLanguage
 from aigq.errors import UsageError
-from aigq.history.spelling import normalise_query
+from aigq.spelling import normalise_query
 
 LANGUAGES: Final[dict[ProfaneLanguage, str]] = {
     "ar": "arabic", "cs": "czech", "da": "danish", "de": "german", "en": "english", "eo": "esperanto",
