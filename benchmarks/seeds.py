@@ -36,11 +36,15 @@ def table_of(recipe: Path, name: str, seed: int, rows: list[str], changed: list[
     return metrics
 
 
+def about(table: dict[str, Any]) -> dict[str, Any]:
+    """Which table a figure is of."""
+    return {key: table[key] for key in ("dataset", "seed", "users")}
+
+
 def rows_of(table: dict[str, Any], rows: list[str]) -> list[dict[str, Any]]:
     """What is kept of each row."""
-    about = {"dataset": table["dataset"], "seed": table["seed"], "users": table["users"]}
     return [
-        about | {"system": row["system"], **{metric: figures(row, metric) for metric in SHOWN}}
+        about(table) | {"system": row["system"], **{metric: figures(row, metric) for metric in SHOWN}}
         for row in table["rows"]
         if row["system"] in rows
     ]
@@ -48,9 +52,8 @@ def rows_of(table: dict[str, Any], rows: list[str]) -> list[dict[str, Any]]:
 
 def steps_of(table: dict[str, Any], rows: list[str]) -> list[dict[str, Any]]:
     """Each of the paper's steps between two of these rows: the later row above the one before it."""
-    about = {"dataset": table["dataset"], "seed": table["seed"], "users": table["users"]}
     return [
-        about
+        about(table)
         | {"system": step["row"], "above": step["above"]}
         | {metric: step["difference"][metric] for metric in SHOWN if metric in step["difference"]}
         for step in table["steps"]

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -57,9 +57,7 @@ def run_item_text(run: Run, *, resume: bool, force: bool) -> dict[str, Any]:
     """The item-to-text model, once, and its text for every item."""
     from aigq.item_text import train as work
 
-    if resume:
-        run.check_resume("item_text")
-    return _once(run, "item_text", lambda: work(run, resume=resume), force=force, resume=resume)
+    return _trained(run, "item_text", partial(work, run), resume=resume, force=force)
 
 
 def run_item_texts(run: Run) -> dict[str, Any]:
@@ -78,15 +76,8 @@ def run_sft(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, An
     stage = stage_of(system)
     if system in FROM_DIRECT and run.config.think.from_direct:
         _need_current(run, "sft:direct_il_sft")
-    if resume:
-        run.check_resume(stage)
-    return _once(
-        run,
-        stage,
-        lambda: work(run.config, run.folder, resume=resume, system=system),
-        force=force,
-        resume=resume,
-    )
+    training = partial(work, run.config, run.folder, system=system)
+    return _trained(run, stage, training, resume=resume, force=force)
 
 
 def run_grpo(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, Any]:
@@ -95,24 +86,15 @@ def run_grpo(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, A
 
     stage = stage_of(system)
     _need_current(run, stage_of(GRPO[system]), CTR)
-    if resume:
-        run.check_resume(stage)
-    return _once(
-        run,
-        stage,
-        lambda: work(run.config, run.folder, resume=resume, system=system),
-        force=force,
-        resume=resume,
-    )
+    training = partial(work, run.config, run.folder, system=system)
+    return _trained(run, stage, training, resume=resume, force=force)
 
 
 def run_ctr(run: Run, *, resume: bool, force: bool) -> dict[str, Any]:
     """The CTR model, once."""
     from aigq.training.ctr import train_ctr as work
 
-    if resume:
-        run.check_resume("ctr")
-    return _once(run, "ctr", lambda: work(run.config, run.folder, resume=resume), force=force, resume=resume)
+    return _trained(run, "ctr", partial(work, run.config, run.folder), resume=resume, force=force)
 
 
 def run_table(run: Run) -> dict[str, Any]:
@@ -168,6 +150,19 @@ def _fingerprint(run: Run, row: str) -> str:
         parts.append(config["channels"].get(system))
         parts += [config["encoder"]] if system == "ebr" else []
     return json.dumps(parts)
+
+
+def _trained(
+    run: Run, stage: str, work: Callable[..., dict[str, Any]], *, resume: bool, force: bool
+) -> dict[str, Any]:
+    """A training, once, from its checkpoint where `resume` says so.
+
+    Raises:
+        UsageError: to be resumed, and begun with another config.
+    """
+    if resume:
+        run.check_resume(stage)
+    return _once(run, stage, partial(work, resume=resume), force=force, resume=resume)
 
 
 def _once(

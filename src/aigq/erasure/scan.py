@@ -26,6 +26,7 @@ from aigq.erasure import rows
 from aigq.serving import keys
 from aigq.serving.stores import Store
 from aigq.serving.streams import EventLog
+from aigq.sources.workspace import quoted
 
 SHORTEST: Final = 6
 """Characters of an id that is sought in any bytes."""
@@ -158,8 +159,7 @@ def _in_sqlite(path: Path, sought: Sought) -> list[str]:
     with closing(sqlite3.connect(path)) as db:
         tables = [name for (name,) in db.execute("select name from sqlite_master where type = 'table'")]
         for table in tables:
-            quoted = '"' + table.replace('"', '""') + '"'
-            cells = (cell for row in db.execute(f"select * from {quoted}") for cell in row)
+            cells = (cell for row in db.execute(f"select * from {quoted(table)}") for cell in row)
             if any(_in_cell(cell, sought) for cell in cells):
                 found.append(table)
     return found

@@ -151,9 +151,10 @@ def train(
         if step % eval_every and step < max_steps:
             continue
         now = validate()
-        stale = 0 if now > found else stale + 1
         if now > found:
-            found, best = now, copy.deepcopy(model.state_dict())
+            found, best, stale = now, copy.deepcopy(model.state_dict()), 0
+        else:
+            stale += 1
         if stale == PATIENCE:
             break
     model.load_state_dict(best)

@@ -56,7 +56,7 @@ class Ebr:
         allowed = self._counts.servable(prepared.validation_day, self._k)
         seen = set(prepared.training_rows()["text"].unique().to_pylist())
         self._texts = np.array(sorted(seen | allowed), dtype=object)
-        moments, targets = self._drawn(*self._learnable(*training(prepared), allowed), MAX_SAMPLES)
+        moments, targets = self._examples(*training(prepared), allowed, MAX_SAMPLES)
         if not targets:
             raise EmptyLogError("ebr: nothing to train on has a history and a query that may be learned")
         popularity = np.bincount(np.concatenate(targets), minlength=len(self._texts))
@@ -122,31 +122,25 @@ class Ebr:
             self._indexes[key] = graph_of(vectors), codes, vectors
         return self._indexes[key]
 
-    def _learnable(
-        self, moments: Sequence[Moment], queries: Sequence[Sequence[str]], allowed: set[str]
+    def _examples(
+        self, moments: Sequence[Moment], queries: Sequence[Sequence[str]], allowed: set[str], most: int
     ) -> tuple[list[Moment], list[np.ndarray]]:
-        """Moments with a history and a target that may be learned, and those targets' positions."""
+        """At most so many moments with a history and an allowed target, and those targets' positions."""
         place = {text: position for position, text in enumerate(self._texts) if text in allowed}
         targets = [np.array([place[q] for q in row if q in place], dtype=np.int64) for row in queries]
         usable = [i for i, row in enumerate(targets) if len(row) and moments[i].history.num_rows]
+        if len(usable) > most:
+            drawn = np.random.default_rng(self._seed).choice(len(usable), most, replace=False)
+            usable = [usable[i] for i in np.sort(drawn)]
         return [moments[i] for i in usable], [targets[i] for i in usable]
-
-    def _drawn(
-        self, moments: list[Moment], targets: list[np.ndarray], most: int
-    ) -> tuple[list[Moment], list[np.ndarray]]:
-        """At most so many of them, seeded."""
-        if len(moments) <= most:
-            return moments, targets
-        rows = np.sort(np.random.default_rng(self._seed).choice(len(moments), most, replace=False))
-        return [moments[i] for i in rows], [targets[i] for i in rows]
 
     def _validator(self, prepared: Prepared, allowed: set[str]) -> Callable[[], float]:
         """Mean log-likelihood of what came at validation moments, among the queries that may be learned."""
         import torch
 
         samples = prepared.split("valid")
-        wanted = self._learnable(prepared.moments(samples), samples["targets"].to_pylist(), allowed)
-        moments, targets = self._drawn(*wanted, _VALIDATED)
+        wanted = samples["targets"].to_pylist()
+        moments, targets = self._examples(prepared.moments(samples), wanted, allowed, _VALIDATED)
         codes = np.flatnonzero(np.isin(self._texts, list(allowed)))
         arrays = self._histories(moments).take(np.arange(len(moments)))
         places = [np.searchsorted(codes, row) for row in targets]
@@ -201,15 +195,15 @@ def training(prepared: Prepared) -> tuple[list[Moment], list[list[str]]]:
     if prepared.exposures.num_rows == 0:
         samples = prepared.split("train")
         return prepared.moments(samples), samples["targets"].to_pylist()
-    rows = prepared.training_rows()
-    users = rows["user_id"].combine_chunks().dictionary_encode()
+    rows = prepared.training_rows().combine_chunks()  # whole, as a slice of many pieces looks at each
+    users, issued = rows["user_id"].combine_chunks().dictionary_encode(), rows["query"]
     user, days, times = users.indices.to_numpy(), rows["day"].to_numpy(), rows["ts"].to_numpy()
     changed = np.diff(user) != 0
     starts = np.flatnonzero(np.r_[True, changed | (np.diff(days) != 0)])  # of each user-day
     firsts = np.flatnonzero(np.r_[True, changed])[user[starts]]  # of its user
     names, moments, queries = users.dictionary.to_pylist(), [], []
     for first, start, end in zip(firsts, starts, np.r_[starts[1:], len(user)], strict=True):
-        wanted = rows["query"].slice(start, end - start).drop_null().unique().to_pylist()
+        wanted = issued.slice(start, end - start).drop_null().unique().to_pylist()
         history = rows.slice(first, start - first)
         moments.append(Moment(-1, names[user[start]], times[start], int(days[start]), history))
         queries.append(wanted)

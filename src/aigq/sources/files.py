@@ -21,7 +21,7 @@ from typing import Any
 
 from aigq.errors import SourceError
 from aigq.sources.ubi import action_sql
-from aigq.sources.workspace import Workspace, sql, text_of_bytes
+from aigq.sources.workspace import Workspace, quoted, sql, text_of_bytes
 from aigq.tables import ACTIONS, EVENTS, Provenance
 
 _OPTIONS = ("actions", "provenance", "items", "users")
@@ -136,14 +136,14 @@ def _reader(workspace: Workspace, table: str) -> Reader:
     def read(name: str | None) -> str:
         if name is None:
             return "NULL::VARCHAR"
-        quoted = '"' + name.replace('"', '""') + '"'
+        column = quoted(name)
         if kinds[name].startswith(timed):
-            return f"({quoted}::TIMESTAMPTZ::VARCHAR)"
+            return f"({column}::TIMESTAMPTZ::VARCHAR)"
         if kinds[name] in ("FLOAT", "DOUBLE"):
-            return _number(quoted)
+            return _number(column)
         if kinds[name] == "BLOB":
-            return text_of_bytes(quoted)
-        return f"({quoted}::VARCHAR)"
+            return text_of_bytes(column)
+        return f"({column}::VARCHAR)"
 
     return read
 
@@ -161,7 +161,7 @@ def _content(workspace: Workspace, table: str) -> tuple[str, str]:
     kinds = workspace.columns(table)
     if "json" in kinds and "line" in kinds:
         return "line", "CASE WHEN json IS NULL THEN 'not a JSON object' END"
-    names = ", ".join(f'"{name}"::VARCHAR' for name in kinds if not name.startswith("_"))
+    names = ", ".join(f"{quoted(name)}::VARCHAR" for name in kinds if not name.startswith("_"))
     return f"concat_ws(',', {names})", "NULL::VARCHAR"
 
 
