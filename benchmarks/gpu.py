@@ -26,7 +26,7 @@ from transformers import PreTrainedModel
 from aigq.config import load
 from aigq.config_training import SftConfig
 from aigq.models import generator
-from aigq.models.decoding import TOKENS_PER_QUERY, Asked, ListRow, QueryTree, padded, sample_groups
+from aigq.models.decoding import Asked, ListRow, QueryTree, padded, sample_groups
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import Prepared
 from aigq.training import loop
@@ -91,7 +91,7 @@ def rollouts(
 ) -> dict[str, Any]:
     """Rollouts per second, ours and of transformers alone, for the same prompts and as many tokens."""
     prompts = [data.prompt(i).tolist() for i in range(PROMPTS)]
-    room, drawn = length * TOKENS_PER_QUERY + 1, torch.empty(0)
+    room, drawn = tree.room(length) + 1, torch.empty(0)
 
     def ours() -> None:
         nonlocal drawn

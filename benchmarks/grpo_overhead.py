@@ -42,7 +42,7 @@ class PlainTrainer(GRPOTrainer):
         super().__init__(
             model=model,
             reward_funcs=[list_reward],
-            args=arguments(config, Path(tempfile.mkdtemp()), 0, use_cpu=True, save_strategy="no"),
+            args=arguments(config, len(rows), Path(tempfile.mkdtemp()), 0, use_cpu=True, save_strategy="no"),
             train_dataset=Dataset.from_list(rows),
             processing_class=words.tokenizer,
             rollout_func=sample,

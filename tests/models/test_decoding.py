@@ -46,7 +46,7 @@ def test_lists_have_no_repeats_and_only_allowed_text(model, vocabulary, temperat
     small = QueryTree(QUERIES[:2], vocabulary)
     prompts = [prompt(vocabulary, "milk"), prompt(vocabulary, "whole milk", "white bread", "milk")]
     first, second = generate_lists(
-        writer(model, vocabulary), prompts, [tree, small], 6, temperature=temperature, tokens_per_query=40
+        writer(model, vocabulary), prompts, [tree, small], 6, temperature=temperature
     )
     assert sorted(first) == sorted(QUERIES)  # six queries asked for, six allowed: each exactly once
     assert sorted(second) == sorted(QUERIES[:2])  # exhausted, then ended
@@ -56,9 +56,7 @@ def test_barred_queries_are_left_out_and_the_list_ends_without_them(model, vocab
     tree = QueryTree(QUERIES, vocabulary)
     barred = [{"milk", "牛奶", "not in the tree"}, set()]
     prompts = [prompt(vocabulary, "milk"), prompt(vocabulary, "milk")]
-    first, second = generate_lists(
-        writer(model, vocabulary), prompts, [tree, tree], 6, without=barred, tokens_per_query=40
-    )
+    first, second = generate_lists(writer(model, vocabulary), prompts, [tree, tree], 6, without=barred)
     assert sorted(first) == sorted(set(QUERIES) - barred[0])
     assert sorted(second) == sorted(QUERIES)
 
@@ -80,9 +78,7 @@ def test_a_new_model_raises_the_logits_of_what_it_looks_at(vocabulary):
 def test_queries_that_look_like_separators_or_special_tokens(model, vocabulary):
     queries = ["a", "a;;b", "<end>", "x", "x;;", ";;", "<>"]
     tree = QueryTree(queries, vocabulary)
-    (written,) = generate_lists(
-        writer(model, vocabulary), [prompt(vocabulary, "a")], [tree], 9, tokens_per_query=20
-    )
+    (written,) = generate_lists(writer(model, vocabulary), [prompt(vocabulary, "a")], [tree], 9)
     assert sorted(written) == ["<end>", "a", "a;;b", "x"]  # `x;;` is written like `x`; two leave nothing
     assert vocabulary.end not in vocabulary.encode_query("<end>")
 

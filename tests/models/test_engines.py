@@ -66,9 +66,7 @@ def test_lists_are_the_same(writers):
     trees = [QueryTree(QUERIES, words), QueryTree(QUERIES[:3], words), *[QueryTree(QUERIES, words)] * 3]
     barred = [["milk"], [], ["牛奶", "a;;b"], [], []]
     asked, _ = prompts(words)
-    slow, fast = (
-        generate_lists(write, asked, trees, 6, without=barred, tokens_per_query=40) for write in both
-    )
+    slow, fast = (generate_lists(write, asked, trees, 6, without=barred) for write in both)
     assert fast == slow
     assert sorted(fast[1]) == sorted(QUERIES[:3])
     assert "milk" not in fast[0]
@@ -78,7 +76,7 @@ def test_sampled_lists_keep_to_the_rule(writers):
     words, _, fast = writers
     tree = QueryTree(QUERIES, words)
     asked, _ = prompts(words)
-    lists = generate_lists(fast, asked * 8, [tree] * 40, 5, temperature=1.0, tokens_per_query=40)
+    lists = generate_lists(fast, asked * 8, [tree] * 40, 5, temperature=1.0)
     assert all(len(set(one)) == len(one) == 5 and set(one) <= set(tree.queries) for one in lists)
     assert len(set(map(tuple, lists))) > 5
 

@@ -32,6 +32,14 @@ def test_directs_ladder_changes_the_labels_and_then_the_prompt():
     assert plain.max_steps == ranked.max_steps + ranked.imitation_max_steps == 100
 
 
+def test_plain_rows_learn_at_the_rate_of_an_imitation_only_where_there_is_one():
+    rates = {"learning_rate": 1e-4, "imitation_learning_rate": 2e-3}
+    with_one = parse({**SHOP, "sft": {"imitation_epochs": 2, **rates}})
+    without = parse({**SHOP, "sft": {"imitation_epochs": 0, **rates}})
+    assert variant(with_one, "direct_sft").sft.learning_rate == 2e-3
+    assert variant(without, "direct_sft").sft.learning_rate == 1e-4
+
+
 def test_thinks_last_step_before_rewards_is_reasoning_alone():
     config = parse(SHOP)
     assert differences(config, "think_sft_ranked", "think_il_sft") == {"think.without_rationale"}

@@ -1,7 +1,9 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from recall_shop import GROUPS, build
 from small_logs import behaviour_rows, event
@@ -44,6 +46,18 @@ def test_searches_later_are_those_of_the_rest_of_the_day(prepared):
         train.schema.get_field_index("n_before"), "n_before", [[n + 1 for n in train["n_before"].to_pylist()]]
     )
     assert searches_later(prepared, later) == [targets[1:] for targets in train["targets"].to_pylist()]
+
+
+def test_a_search_that_led_to_a_click_counts_as_a_search(prepared):
+    train = prepared.split("train")
+    behaviours = prepared.behaviours
+    clicked = pa.array(["click"] * behaviours.num_rows, behaviours.schema.field("action").type)
+    merged = behaviours.set_column(behaviours.schema.get_field_index("action"), "action", clicked)
+    assert searches_later(replace(prepared, behaviours=merged), train) == searches_later(prepared, train)
+    of_items = merged.set_column(
+        merged.schema.get_field_index("text"), "text", pc.binary_join_element_wise(merged["text"], "!", "")
+    )
+    assert not any(searches_later(replace(prepared, behaviours=of_items), train))
 
 
 def test_a_prompt_shows_the_latest_first(prepared):

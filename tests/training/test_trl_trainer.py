@@ -31,9 +31,12 @@ def trainer(tmp_path, **changes):
     )
 
 
-@pytest.mark.parametrize("credit", ["own", "suffix_dcg", "list"])
-def test_loss_equals_the_reference_loop_on_the_same_rollouts(tmp_path, credit):
-    ours = trainer(tmp_path, credit=credit)
+@pytest.mark.parametrize(
+    ("credit", "ratio"),
+    [("own", "token"), ("suffix_dcg", "token"), ("list", "token"), ("own", "query"), ("own", "sequence")],
+)
+def test_loss_equals_the_reference_loop_on_the_same_rollouts(tmp_path, credit, ratio):
+    ours = trainer(tmp_path, credit=credit, ratio=ratio)
     rows = [0, 1, 2, 3]
     inputs = [{"prompt": str(row)} for row in rows for _ in range(4)]
     ours.model.train()
@@ -64,8 +67,9 @@ def test_loss_equals_the_reference_loop_on_the_same_rollouts(tmp_path, credit):
     assert max(float(g.abs().max()) for g in expected.values()) > 1e-4, "a comparison of zeros"
 
 
-def test_a_training_under_trl_moves_the_weights_and_keeps_checkpoints(tmp_path):
-    ours = trainer(tmp_path, steps=2)
+@pytest.mark.parametrize("ratio", ["token", "query", "sequence"])
+def test_a_training_under_trl_moves_the_weights_and_keeps_checkpoints(tmp_path, ratio):
+    ours = trainer(tmp_path, steps=2, ratio=ratio)
     before = ours.model.get_input_embeddings().weight.detach().clone()
     ours.train()
     assert ours.state.global_step == 2
@@ -146,7 +150,12 @@ def test_a_resumed_training_under_trl_equals_an_uninterrupted_one(tmp_path, prom
 def test_prompts_that_cannot_be_shared_out_equally_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UsageError, match=r"grpo.prompts is 4 and must be a multiple of 6"):
-        trl_trainer.arguments(rl_toys.config(prompts_at_once=2), tmp_path, 0)
+        trl_trainer.arguments(rl_toys.config(prompts_at_once=2), 6, tmp_path, 0)
+
+
+def test_more_prompts_a_step_than_there_are_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"grpo.prompts is 8, and there are 6 prompts"):
+        trainer(tmp_path, prompts=8)
 
 
 def by_processes(command, folder, count):

@@ -8,7 +8,7 @@ repeat, and text that fewer than k users issued cannot be written at all (method
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from transformers import LogitsProcessor, PreTrainedModel
@@ -16,9 +16,6 @@ from transformers import LogitsProcessor, PreTrainedModel
 from aigq import processes
 from aigq.history.prompt import clean
 from aigq.models.vocabulary import Vocabulary
-
-TOKENS_PER_QUERY: Final = 6
-"""Room for a query in a generated list, on average."""
 
 
 @dataclass
@@ -46,14 +43,20 @@ class QueryTree:
         written.pop("", None)
         self.by_text = written  # as it is written -> the query
         self.queries = sorted(written.values())
-        for number, query in enumerate(self.queries):
+        paths = [vocabulary.encode_query(query) for query in self.queries]
+        self._lengths = sorted(map(len, paths), reverse=True)
+        for number, path in enumerate(paths):
             node = self.root
             node.below += 1
-            for token in vocabulary.encode_query(query):
+            for token in path:
                 node = node.children.setdefault(token, Node())
                 node.below += 1
             node.query = number
         self._vocabulary, self._known = vocabulary, set(self.queries)
+
+    def room(self, length: int) -> int:
+        """Tokens of the longest list of `length` queries, without its end."""
+        return sum(self._lengths[:length])
 
     def tokens_of(self, query: str) -> list[int]:
         """The path to a query of the tree; empty for any other text."""
@@ -316,7 +319,6 @@ def generate_lists(
     without: Sequence[Iterable[str]] | None = None,
     temperature: float = 0.0,
     top_k: int = 100,
-    tokens_per_query: int = TOKENS_PER_QUERY,
 ) -> list[list[str]]:
     """Lists of at most `length` distinct queries for one batch of prompts.
 
@@ -329,7 +331,7 @@ def generate_lists(
     """
     barred = without or [()] * len(trees)
     rows = [partial(ListRow, tree, length, texts) for tree, texts in zip(trees, barred, strict=True)]
-    longest = length * tokens_per_query + 1
+    longest = max((tree.room(length) for tree in trees), default=0) + 1
     outputs = write(Asked(prompts, rows, longest, temperature, top_k))
     return [_read(row(), output) for row, output in zip(rows, outputs, strict=True)]
 

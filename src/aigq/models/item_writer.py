@@ -75,7 +75,6 @@ class ItemWriter:
                 [encoded[i] for i in rows],
                 [self._tree] * len(rows),
                 1,
-                tokens_per_query=QUERY_TOKENS,
             )
             for i, queries in zip(rows, written, strict=True):
                 texts[i] = queries[0] if queries else None

@@ -13,7 +13,7 @@ from functools import partial
 
 from aigq.config_training import ThinkConfig
 from aigq.history.prompt import SEPARATOR
-from aigq.models.decoding import TOKENS_PER_QUERY, Asked, Choices, ListRow, Node, QueryTree, Write
+from aigq.models.decoding import Asked, Choices, ListRow, Node, QueryTree, Write
 from aigq.models.think_grammar import DISCOVERY, INTEREST, THINK, Reading, Thought, index_token, read
 from aigq.models.vocabulary import END, Vocabulary
 from aigq.samples.interests import InterestPoint
@@ -144,16 +144,16 @@ def generate_thoughts(
         return ThinkRow(marks, ListRow(tree, length, texts), known, limits, reasoning=reasoning)
 
     rows = [partial(row, *each) for each in zip(trees, barred, behaviours, strict=True)]
-    outputs = write(Asked(prompts, rows, longest(limits, length), temperature, top_k))
+    outputs = write(Asked(prompts, rows, longest(limits, trees, length), temperature, top_k))
     end = marks.vocabulary.encode(END)
     readings = [read([*out, *end], marks.vocabulary, n) for out, n in zip(outputs, behaviours, strict=True)]
     return [_in_the_shops_words(reading, tree) for reading, tree in zip(readings, trees, strict=True)]
 
 
-def longest(limits: ThinkConfig, length: int) -> int:
-    """Room for a thought of `length` queries, in tokens."""
+def longest(limits: ThinkConfig, trees: Iterable[QueryTree], length: int) -> int:
+    """Room for a thought of `length` queries of any of the trees, in tokens."""
     named = limits.max_points * (limits.max_triggers + 1)
-    return limits.rationale_tokens + named + length * TOKENS_PER_QUERY + 2
+    return limits.rationale_tokens + named + max(tree.room(length) for tree in trees) + 2
 
 
 def _in_the_shops_words(reading: Reading, tree: QueryTree) -> Thought:

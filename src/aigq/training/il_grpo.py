@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 
 from aigq.config_training import GrpoConfig
 from aigq.models.decoding import (
-    TOKENS_PER_QUERY,
     Asked,
     DrawGroups,
     ListRow,
@@ -72,8 +71,10 @@ class Task:
 
     def room(self) -> int:
         """The longest rollout in tokens."""
-        slots = self.judge.slots
-        return self.thoughts.room(slots) if self.thoughts else slots * TOKENS_PER_QUERY + 1
+        trees, slots = {id(tree): tree for tree in self.trees}.values(), self.judge.slots
+        if self.thoughts:
+            return self.thoughts.room(trees, slots)
+        return max(tree.room(slots) for tree in trees) + 1
 
     def read(self, prompt: int, tokens: Sequence[int], vocabulary: Vocabulary) -> Output:
         """The spans of one rollout (T,): padding after the end token is NOTHING."""

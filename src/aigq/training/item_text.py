@@ -84,7 +84,6 @@ def _make_materials(config: Config, log: ItemLog, folder: Path) -> dict[str, int
         "days": [0] * len(valid),
         "servable": {0: sorted(may_write)},
         "length": 1,
-        "tokens_per_query": QUERY_TOKENS,
     }
     (folder / "valid.json").write_text(json.dumps(truth, ensure_ascii=False), encoding="utf-8")
     return {"train": len(train), "valid": len(valid)}

@@ -21,7 +21,8 @@ from aigq.config import Config
 from aigq.errors import ConfigError, EmptyLogError, StageError
 from aigq.history.prompt import PromptWriter, clean, shared_profiles, special_tokens
 from aigq.models import generator
-from aigq.models.decoding import TOKENS_PER_QUERY
+from aigq.models.decoding import QueryTree
+from aigq.models.think_decoding import longest
 from aigq.models.think_grammar import THINK_TOKENS
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.prepared import CausalCounts, Moment, Prepared
@@ -205,7 +206,6 @@ def _start(
     """Write the model and the vocabulary to start from, with the marks of Think where it needs them."""
     profiles = shared_profiles(prepared, config.prompt.profile, config.samples.k_users)
     special = special_tokens(config.prompt, profiles.values())
-    context = config.prompt.budget_tokens + config.samples.list_length * TOKENS_PER_QUERY + 1
     if think and config.think.from_direct:
         folders = direct_start(run)
         model, vocabulary = generator.load(folders[0]), Vocabulary.load(folders[1])
@@ -218,13 +218,13 @@ def _start(
         # the root flattens the counts, so that rare whole queries become tokens too
         texts = [(clean(query), int(n**0.5) + 1) for query, n in counts]
         vocabulary = Vocabulary(train_tokenizer(texts, config.generator.vocab_size, special))
-        model = generator.new(config, vocabulary, context)
+        room = QueryTree((query for query, _ in texts), vocabulary).room(config.samples.list_length)
+        model = generator.new(config, vocabulary, config.prompt.budget_tokens + room + 1)
     if think:
         vocabulary = generator.add_tokens(model, vocabulary, THINK_TOKENS)
-        limits = config.think
-        context += limits.rationale_tokens + limits.max_points * (limits.max_triggers + 1) + 1
-        longest = int(model.config.max_position_embeddings)
-        model.config.max_position_embeddings = max(longest, context)
+        tree = QueryTree(queries["query"].to_pylist(), vocabulary)
+        context = config.prompt.budget_tokens + longest(config.think, [tree], config.samples.list_length)
+        model.config.max_position_embeddings = max(int(model.config.max_position_embeddings), context)
     model.save_pretrained(folder)
     vocabulary.tokenizer.save_pretrained(folder)
     return vocabulary

@@ -67,7 +67,8 @@ def _plain(config: Config) -> Config:
     steps = None if None in limits else sum(filter(None, limits))
     changes = {"labels": "log_order", "imitation_epochs": 0.0, "max_steps": steps}
     changes["epochs"] = config.sft.epochs + config.sft.imitation_epochs
-    changes["learning_rate"] = config.sft.imitation_learning_rate  # nothing is learned before
+    if config.sft.imitation_epochs:  # nothing is learned before these labels now
+        changes["learning_rate"] = config.sft.imitation_learning_rate
     return config.model_copy(
         update={
             "prompt": config.prompt.model_copy(update={"style": "verbose"}),

@@ -8,12 +8,12 @@ for its own reward alone.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from aigq.config_training import ThinkConfig
-from aigq.models.decoding import ListRow
+from aigq.models.decoding import ListRow, QueryTree
 from aigq.models.think_decoding import Marks, ThinkRow, longest
 from aigq.models.think_grammar import DISCOVERY, INTEREST, index_of, read
 from aigq.models.vocabulary import Vocabulary
@@ -43,9 +43,9 @@ class ThoughtForm:
         reasoning = self.limits.without_rationale < 1
         return ThinkRow(self.marks, queries, self.behaviours[prompt], self.limits, reasoning=reasoning)
 
-    def room(self, slots: int) -> int:
+    def room(self, trees: Iterable[QueryTree], slots: int) -> int:
         """The longest rollout in tokens."""
-        return longest(self.limits, slots)
+        return longest(self.limits, trees, slots)
 
     def read(self, prompt: int, tokens: Sequence[int], slots: int) -> Output:
         """The spans of one thought, its end token included if it has one."""

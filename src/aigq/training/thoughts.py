@@ -45,11 +45,15 @@ def seen_of(moment: Moment, behaviours: int) -> Seen:
 
 
 def searches_later(prepared: Prepared, samples: pa.Table) -> list[list[str]]:
-    """What each sample's shopper searched for from the cut to the end of its day, in log order."""
+    """What each sample's shopper searched for from the cut to the end of its day, in log order.
+
+    A search that led to a click on the same text is one behaviour with it, and counts.
+    """
     behaviours = prepared.behaviours
     users = behaviours["user_id"].combine_chunks().dictionary_encode().indices.to_numpy()
     days = behaviours["day"].to_numpy()
-    searches = pc.if_else(pc.equal(behaviours["action"], "search"), behaviours["query"], None).to_pylist()
+    typed = pc.equal(behaviours["query"], behaviours["text"])
+    searches = pc.if_else(typed, behaviours["query"], None).to_pylist()
     owners = pc.index_in(samples["user_id"], pc.unique(behaviours["user_id"])).to_pylist()
     lists = []
     begins = (samples["first_row"].to_numpy() + samples["n_before"].to_numpy()).tolist()

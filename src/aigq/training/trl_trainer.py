@@ -64,19 +64,18 @@ class IlGrpoTrainer(GRPOTrainer):
         **options: Any,
     ) -> None:
         check_trl()
-        if config.ratio == "query":
-            raise StageError("TRL has no importance ratio per query; set grpo.ratio to token or sequence")
         if task.thoughts is not None:
             raise StageError("TRL trains Direct alone; set grpo.trainer to loop for Think")
         self.vocabulary, self.task, self.il, self.draw = vocabulary, task, config, draw
         self.scores: Scores | None = None
         self.slot = torch.empty(0)  # (B, T) of this process, see spans.py
+        self.slot_in_loss = torch.empty(0)  # (b, T) of the rows that the loss is computed of
         self.health: dict[str, Any] = {}  # of the step's rollouts in all processes, and their tokens
         self.written = 0
         super().__init__(
             model=model,
             reward_funcs=[list_reward],
-            args=arguments(config, folder, seed, **options),
+            args=arguments(config, len(task.prompts), folder, seed, **options),
             train_dataset=Dataset.from_dict({"prompt": [str(row) for row in range(len(task.prompts))]}),
             processing_class=vocabulary.tokenizer,
             rollout_func=roll_out,
@@ -128,12 +127,22 @@ class IlGrpoTrainer(GRPOTrainer):
         self.health["kept_prompts"] = int(sharding.total(kept, self.accelerator.device))
         self.written = int(output["num_items_in_batch"])
         output["advantages"] = advantages.view(local, width).float()
+        output["slot"] = slot.view(local, width)
         return output
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> torch.Tensor:
+        """TRL's; beside it is kept which query each of its tokens belongs to."""
+        self.slot_in_loss = inputs["slot"]
+        loss: torch.Tensor = super()._compute_loss(model, inputs)
+        return loss
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, input_ids: Any, attention_mask: Any, logits_to_keep: int, *args: Any, **options: Any
     ) -> Any:
-        """TRL's, and the upper clip for the entropies that it finds."""
+        """TRL's, as means over what `grpo.ratio` says, and the upper clip for the entropies that it finds.
+
+        TRL's ratio per token of means is the ratio per query or per list of `advantages.log_ratio`.
+        """
         logps, entropies, aux = super()._get_per_token_logps_and_entropies(
             model, input_ids, attention_mask, logits_to_keep, *args, **options
         )
@@ -143,6 +152,7 @@ class IlGrpoTrainer(GRPOTrainer):
             bounds: Any = self  # TRL declares numbers; a tensor per token works as well, if both are tensors
             bounds.epsilon_low = torch.tensor(clip.low, device=entropies.device)
             bounds.epsilon_high = credit.clip_bound(entropies.detach(), written, clip)
+            logps = credit.log_ratio(logps, torch.zeros_like(logps), self.slot_in_loss, self.il.ratio)
         return logps, entropies, aux
 
 
@@ -266,17 +276,22 @@ def check_trl() -> None:
         )
 
 
-def arguments(config: GrpoConfig, folder: Path, seed: int, **options: Any) -> GRPOConfig:
+def arguments(config: GrpoConfig, known: int, folder: Path, seed: int, **options: Any) -> GRPOConfig:
     """TRL's settings for ours: no KL, token-mean loss over the batch, one fresh generation per step.
 
     Raises:
-        UsageError: the prompts of a step cannot be shared out equally.
+        UsageError: the prompts of a step cannot be shared out equally, or are more than are `known`.
     """
     at_once = config.prompts_at_once * processes.count()
     if config.prompts % at_once:
         raise UsageError(
             f"grpo.prompts is {config.prompts} and must be a multiple of {at_once}, the prompts that all "
             "processes take at once; see grpo.prompts_at_once"
+        )
+    if config.prompts > known:
+        raise UsageError(
+            f"grpo.prompts is {config.prompts}, and there are {known} prompts: TRL leaves out what fills no "
+            "step; set grpo.prompts to no more, or grpo.trainer to loop"
         )
     settings: dict[str, Any] = {
         "output_dir": str(folder),
@@ -293,7 +308,6 @@ def arguments(config: GrpoConfig, folder: Path, seed: int, **options: Any) -> GR
         "top_k": config.top_k,
         "beta": 0.0,
         "loss_type": "dapo",
-        "importance_sampling_level": config.ratio,
         "entropy_coef": config.entropy_bonus,
         "save_steps": config.eval_every,
         "save_total_limit": 1,

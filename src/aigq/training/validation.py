@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from aigq.config_training import ThinkConfig
-from aigq.models.decoding import TOKENS_PER_QUERY, QueryTree, generate_lists, writer
+from aigq.models.decoding import QueryTree, generate_lists, writer
 from aigq.models.think_decoding import Marks, generate_thoughts
 from aigq.models.vocabulary import Vocabulary
 from aigq.samples.interests import by_rank
@@ -52,10 +52,8 @@ def _lister(truth: dict[str, Any], vocabulary: Vocabulary) -> Draw:
     def draw(
         model: PreTrainedModel, prompts: list[list[int]], trees: list[QueryTree], rows: np.ndarray
     ) -> list[list[str]]:
-        room = truth.get("tokens_per_query", TOKENS_PER_QUERY)
-        barred = _barred(truth, rows)
         write = writer(model, vocabulary)
-        return generate_lists(write, prompts, trees, truth["length"], tokens_per_query=room, without=barred)
+        return generate_lists(write, prompts, trees, truth["length"], without=_barred(truth, rows))
 
     return draw
 
