@@ -32,11 +32,12 @@ def test_generated_pages_are_current(name):
 
 def test_results_say_on_which_machine_and_with_which_config_they_were_made():
     module = generator()
-    table = {"dataset": "shop", "config": {"seed": 0}, "machine": "Linux x86_64, 2 cores"}
+    config = {"seed": 0, "evaluation": {"max_users": 800}}
+    table = {"dataset": "bestbuy", "config": config, "machine": "Linux x86_64, 2 cores"}
     (line,) = module._made(table)
-    assert "Linux x86_64, 2 cores" in line
-    assert "benchmarks/results/table-shop.json" in line
-    assert module._made({"dataset": "shop"}) == []  # of before that was recorded
+    assert "`aigq table --config recipes/table-bestbuy.yaml --set evaluation.max_users=800` on Linux" in line
+    assert "benchmarks/results/table-bestbuy.json" in line
+    assert module._made({"dataset": "bestbuy"}) == []  # of before that was recorded
 
 
 def test_the_readme_names_every_command():

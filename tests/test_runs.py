@@ -50,6 +50,26 @@ def test_labels_depend_on_every_channel_that_may_order_them(tmp_path):
         Run.open(tmp_path, changed).check("sft:direct_il_sft")
 
 
+def test_a_mapping_of_the_users_own_lacks_what_it_did_not_name(tmp_path):
+    """`ranker: 1` is the default of `sft.ranker`, and no part of a mapping that names another channel."""
+    split = {"validation_from": "2024-05-01", "test_from": "2024-05-15"}
+    one, both = (parse({"split": split, "sft": {"ranker": r}}) for r in ({"ebr": 1}, {"ebr": 1, "ranker": 1}))
+    with Run.open(tmp_path, one).stage("sft:direct_il_sft"):
+        pass
+    assert Run.open(tmp_path, one).finished("sft:direct_il_sft")
+    assert not Run.open(tmp_path, both).finished("sft:direct_il_sft")
+
+
+def test_labels_in_the_click_models_order_go_with_it(tmp_path):
+    split = {"validation_from": "2024-05-01", "test_from": "2024-05-15"}
+    run = Run.open(tmp_path, parse({"split": split, "sft": {"ranker": {"ctr": 1}}}))
+    for stage in STAGES:
+        with run.stage(stage):
+            pass
+    run.forget("ctr")
+    assert [stage for stage in STAGES if run.finished(stage)] == ["prepare"]
+
+
 ASKED = {"base_url": "http://127.0.0.1:1/v1", "model": "any"}
 
 

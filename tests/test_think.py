@@ -205,7 +205,7 @@ def test_think_alone_says_what_it_starts_from(run, tmp_path, capsys):
     assert main(["prepare", *common]) == DONE
     capsys.readouterr()
     assert main(["train", "sft", "--system", "think_il_sft", *common]) == FAILED
-    assert "run `aigq train sft` first, or set think.from_direct=false" in capsys.readouterr().err
+    assert "run `aigq train sft --system direct_il_sft` first" in capsys.readouterr().err
 
 
 def test_a_language_model_teaches_and_adds_labels(run, tmp_path, endpoint, monkeypatch):

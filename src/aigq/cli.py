@@ -165,8 +165,6 @@ def train_grpo(
         raise UsageError(f"unknown system {system}; known: {', '.join(GRPO)}")
     run = common.open()
     need(run, "prepare")
-    need(run, stage_of(GRPO[system]))
-    need(run, "ctr")
     show(run_grpo(run, system, resume=resume, force=force), None, as_json=common.json)
     return DONE
 

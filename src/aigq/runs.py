@@ -25,7 +25,7 @@ from aigq import __version__
 from aigq import config as configs
 from aigq.config import Config
 from aigq.errors import ConfigError, StageError, UsageError
-from aigq.systems import starts_from
+from aigq.systems import CTR, starts_from
 
 RUNS: Final = Path("runs")
 
@@ -55,6 +55,9 @@ UPSTREAM: Final[dict[str, tuple[str, ...]]] = {
     "grpo": ("prepare", "sft", "think", "ctr"),
     "table": ("prepare", "sft", "think", "ctr", "grpo"),
 }
+_MAPPINGS: Final = frozenset({"sft.ranker", "serving.weights"})
+"""Keys whose value is a mapping of the user's own, without an entry that it does not name."""
+
 _INERT: Final = frozenset({"history.memory_limit", "data.path"})  # change nothing in the result
 _PACKAGES: Final = (
     "aigq",
@@ -143,7 +146,7 @@ class Run:
         with self.alone():
             records = self._records()
             for name in list(records):
-                if name == stage or _made_from(name, stage):
+                if name == stage or self._made_from(name, stage):
                     del records[name]
                     if kind(name) == "table":
                         for result in ("metrics.json", "report.html"):
@@ -246,6 +249,14 @@ class Run:
         for checkpoint in list(training.glob("**/checkpoint[.-]*")):
             remove(checkpoint)
 
+    def _made_from(self, later: str, earlier: str) -> bool:
+        """Whether a stage depends on another: of generators, only where one starts from the other."""
+        if ":" in later and ":" in earlier:
+            return earlier.partition(":")[2] in starts_from(later.partition(":")[2])
+        if earlier == CTR and CTR in self.config.sft.ranker and kind(later) in ("sft", "think"):
+            return True  # it orders their labels
+        return kind(earlier) in UPSTREAM[kind(later)]
+
     def _records(self) -> dict[str, Any]:
         try:
             records: dict[str, Any] = json.loads((self.folder / "stages.json").read_text(encoding="utf-8"))
@@ -259,8 +270,10 @@ class Run:
         """Settings of `record` that differ now, among those that matter to both `stage` and `of`."""
         now, then = _settings(self.config, stage), dict(record["config"])
         usual = _settings(Config(split=self.config.split), stage)
-        for key in now.keys() & usual.keys() - then.keys():  # the key is younger than the record
-            then[key] = usual[key]
+        for key in now.keys() & usual.keys() - then.keys():
+            mapping = key.rpartition(".")[0]
+            if mapping not in _MAPPINGS or not any(f"{name}.".startswith(f"{mapping}.") for name in then):
+                then[key] = usual[key]  # the key is younger than the record
         return [
             f"{key}={json.dumps(then.get(key), ensure_ascii=False)}"
             f" (now {json.dumps(now.get(key), ensure_ascii=False)})"
@@ -340,13 +353,6 @@ def _git_revision() -> str | None:
         return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "-uno") else "")
     except (OSError, subprocess.SubprocessError):
         return None
-
-
-def _made_from(later: str, earlier: str) -> bool:
-    """Whether what a stage leaves depends on another: of generators, only where one starts from the other."""
-    if ":" in later and ":" in earlier:
-        return earlier.partition(":")[2] in starts_from(later.partition(":")[2])
-    return kind(earlier) in UPSTREAM[kind(later)]
 
 
 def _settings(config: Config, stage: str) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The stages of a run, each begun once and recorded in the run folder."""
 
+import difflib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aigq import processes
 from aigq.config import Config
-from aigq.errors import StageError, UsageError
+from aigq.errors import ConfigError, StageError, UsageError
 from aigq.progress import note
 from aigq.runs import Run
-from aigq.systems import CTR, FROM_DIRECT, GENERATORS, GRPO, SERVED, SFT, base, stage_of, thinks
+from aigq.systems import CHANNELS, CTR, FROM_DIRECT, GENERATORS, GRPO, SERVED, SFT, base, stage_of, thinks
 
 if TYPE_CHECKING:
     from aigq.evaluation.past_shop import PastShop
@@ -85,7 +86,8 @@ def run_grpo(run: Run, system: str, *, resume: bool, force: bool) -> dict[str, A
     from aigq.training.grpo import train_grpo as work
 
     stage = stage_of(system)
-    _need_current(run, stage_of(GRPO[system]), CTR)
+    for before in (stage_of(GRPO[system]), CTR):
+        _need_current(run, before)
     training = partial(work, run.config, run.folder, system=system)
     return _trained(run, stage, training, resume=resume, force=force)
 
@@ -191,12 +193,13 @@ def _once(
 
 
 def run_missing(run: Run) -> None:
-    """Every stage that the rows of the config need and that is not finished."""
+    """Every stage that the rows of the config need and that is not finished. Raises like `trainings`."""
+    wanted = trainings(run.config)
     import_if_absent(run.config)
     if run.config.history.item_text == "generated":
         run_item_text(run, resume=run.started("item_text"), force=False)
     run_prepare(run, force=False)
-    for stage in trainings(run.config):
+    for stage in wanted:
         resume, system = run.started(stage), stage.partition(":")[2]
         if stage == "ctr":
             run_ctr(run, resume=resume, force=False)
@@ -207,13 +210,26 @@ def run_missing(run: Run) -> None:
 
 
 def trainings(config: Config) -> list[str]:
-    """The training stages behind the rows of the config, each after those that it needs."""
+    """The training stages behind the rows of the config, each after those that it needs.
+
+    Raises:
+        ConfigError: there is no row of that name.
+    """
+    known = [*CHANNELS, *(f"zero_shot:{name}" for name in config.channels.llms), *GENERATORS]
+    for row in config.evaluation.rows:
+        if row not in SERVED and base(row) not in known:
+            near = difflib.get_close_matches(row, [*known, *SERVED], n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join([*known, *SERVED])}"
+            raise ConfigError(f"evaluation.rows: no row is called {row}; {hint}")
     rows = {base(row) for row in config.evaluation.rows} | behind(config, config.evaluation.rows)
     wanted = rows | {GRPO[system] for system in rows if system in GRPO}
     if wanted & {*FROM_DIRECT} and config.think.from_direct:
         wanted.add("direct_il_sft")
-    clicks = [CTR] if CTR in rows or rows & {*GRPO} else []
-    return [stage_of(system) for system in (*SFT, *clicks, *GRPO) if system in {*wanted, CTR}]
+    orders_labels = CTR in config.sft.ranker and wanted & {*SFT}
+    if rows & {*GRPO} or orders_labels:
+        wanted.add(CTR)
+    order = (CTR, *SFT, *GRPO) if orders_labels else (*SFT, CTR, *GRPO)
+    return [stage_of(system) for system in order if system in wanted]
 
 
 def behind(config: Config, rows: Sequence[str]) -> set[str]:
@@ -255,13 +271,13 @@ def need(run: Run, stage: str) -> None:
         )
 
 
-def _need_current(run: Run, *stages: str) -> None:
-    """Raise StageError where a model to start from was trained with rows of a user who was erased since."""
-    outdated = [stage for stage in stages if stage in run.outdated_models()]
-    if outdated:
+def _need_current(run: Run, stage: str) -> None:
+    """Like `need`; StageError also where the model was trained with rows of a user who was erased since."""
+    need(run, stage)
+    if stage in run.outdated_models():
         raise StageError(
-            f"`{outdated[0]}` in {run.folder} was trained with rows of a user who was erased; "
-            f"run `{_command(outdated[0])}` first, or `aigq table` for all stages"
+            f"`{stage}` in {run.folder} was trained with rows of a user who was erased; "
+            f"run `{_command(stage)}` first, or `aigq table` for all stages"
         )
 
 

@@ -35,6 +35,9 @@ SERVED: Final = ("u2q", "x2q", "blend")
 AIGQ_CHANNELS: Final = ("u2q", "x2q")
 """Channels of the blend that the generators supply; any shop could have the others."""
 
+CHANNELS: Final = ("popular", "personal", "coclick", "ranker", CTR, "sasrec", "ease", "als", "ebr")
+"""Recall channels, besides zero_shot:NAME for each NAME of channels.llms."""
+
 NEW: Final = ":new"
 """Ends the name of a row whose lists leave out the shopper's own earlier queries, see recall/only_new.py."""
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from evaluation_shop import Fixed, config, list_table, one_hot, prepared, sample_table
 
-from aigq.errors import ConfigError, EmptyLogError
+from aigq.errors import ConfigError, EmptyLogError, StageError
 from aigq.evaluation import table
 from aigq.evaluation.lists import file_of
 from aigq.evaluation.table import build_table, clean, evaluate_rows, subset
@@ -217,6 +217,27 @@ def test_a_peer_that_is_not_installed_is_left_out_and_named(tmp_path, capsys):
     assert [row["system"] for row in result["rows"]] == ["milk"]
     assert result["skipped"] == {"sasrec": "install it with: pip install rectools"}
     assert "row sasrec is left out" in capsys.readouterr().err
+
+
+def test_rows_are_compared_to_the_last_one_where_the_configured_one_is_left_out(tmp_path):
+    def build(system):
+        if system == "sasrec":
+            raise RowMissing("not there")
+        return Fixed(system, [system])
+
+    compared = config(rows=["sasrec", "milk", "tea"], compare_to="sasrec")
+    run = run_folder(tmp_path)
+    assert build_table(compared, run, build=build, encode=one_hot)["compare_to"] == "tea"
+    with pytest.raises(StageError, match="every row is left out: sasrec: not there"):
+        build_table(config(rows=["sasrec"]), run, build=build, encode=one_hot)
+
+
+def test_what_rows_cost_that_share_their_work_is_left_out(tmp_path):
+    both = config(rows=["milk", "u2q"])
+    result = build_table(both, run_folder(tmp_path), build=lambda row: Fixed(row, ["tea"]), encode=one_hot)
+    milk, u2q = (row["seconds_per_1k_users"] for row in result["rows"])
+    assert milk is not None
+    assert u2q is None
 
 
 def test_the_table_needs_neither_torch_nor_training():

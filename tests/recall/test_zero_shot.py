@@ -1,7 +1,7 @@
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -16,9 +16,11 @@ from aigq.evaluation.lists import make_lists
 from aigq.prepared import Prepared
 from aigq.recall.answers import MAX_QUERY_CHARACTERS, content_key, parse_queries
 from aigq.recall.channel import RowMissing
+from aigq.recall.only_new import OnlyNew, issued
 from aigq.recall.zero_shot import ZeroShot, prompt_of
 
 pytest.importorskip("openai")
+LENGTH = 30
 ANSWER = (
     'Sure! Here are some:\n1. **Ski gloves**\n2) "snow boots"\n3. a secret of mine\n4. ski gloves\n5. made up'
 )
@@ -76,7 +78,7 @@ def endpoint() -> Iterator[Endpoint]:
 def make(endpoint: Endpoint, folder: Path, waits: list[float] | None = None, **keys: object) -> ZeroShot:
     config = LlmConfig(base_url=endpoint.url, model="tiny", **keys)
     sleep = (waits if waits is not None else []).append
-    return ZeroShot("zero_shot:tiny", config, K_USERS, folder / "answers.sqlite", sleep)
+    return ZeroShot("zero_shot:tiny", config, K_USERS, LENGTH, folder / "answers.sqlite", sleep)
 
 
 def test_contract(endpoint: Endpoint, prepared: Prepared, tmp_path: Path) -> None:
@@ -197,6 +199,21 @@ def test_the_first_samples_are_counted_over_the_chunks_of_a_table(
     assert made.lists["sample_id"].unique().to_pylist() == samples["sample_id"].to_pylist()[:3]
     again = make_lists("zero_shot:tiny", channel, prepared, samples, 5, lambda n: None, chunk=2)
     assert again.lists.equals(made.lists)  # a fit begins anew
+
+
+def test_a_shopper_is_asked_the_same_whoever_else_is_asked(
+    endpoint: Endpoint, prepared: Prepared, tmp_path: Path
+) -> None:
+    """Rows `:new` ask for as many more queries as the longest history of their batch knows."""
+    known = [m for m in prepared.moments(prepared.split("test")) if m.history.num_rows][:4]
+    moments = [replace(m, history=m.history.slice(0, i + 1)) for i, m in enumerate(known)]
+    assert len({len(issued(moment)) for moment in moments}) > 1
+    channel = OnlyNew(make(endpoint, tmp_path))
+    channel.fit(prepared)
+    together = channel.recommend(moments, 5)
+    asked = len(endpoint.requests)
+    assert [channel.recommend([moment], 5)[0] for moment in moments] == together
+    assert len(endpoint.requests) == asked
 
 
 def test_prompt_holds_nothing_of_the_future(prepared: Prepared) -> None:

@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("torch")
 
 from aigq.config import parse
+from aigq.errors import ConfigError
 from aigq.stages import trainings
 from aigq.training.sft import variant
 
@@ -56,6 +57,23 @@ def test_think_may_imitate_in_its_own_form_after_direct(row):
     bare = parse({**SHOP, "think": {"imitation_max_steps": 20, "imitation_renamed": 0}})
     assert variant(bare, row).sft.imitation_renamed == 0
     assert variant(bare, "direct_il_sft").sft.imitation_renamed == 0.5
+
+
+def test_a_click_model_that_orders_labels_is_trained_before_them():
+    rows = {"rows": ["direct_il_sft"]}
+    assert trainings(parse({**SHOP, "evaluation": rows})) == ["sft:direct_il_sft"]
+    ordered = parse({**SHOP, "evaluation": rows, "sft": {"ranker": {"ctr": 1}}})
+    assert trainings(ordered) == ["ctr", "sft:direct_il_sft"]
+
+
+def test_a_row_that_does_not_exist_is_named_before_anything_is_trained():
+    for row, message in {
+        "direct_il_stf": "did you mean direct_il_sft",
+        "zero_shot:gpt": "no row is called zero_shot:gpt",
+        "u2q:new": "no row is called u2q:new; did you mean u2q",
+    }.items():
+        with pytest.raises(ConfigError, match=message):
+            trainings(parse({**SHOP, "evaluation": {"rows": ["popular:new", row]}}))
 
 
 @pytest.mark.parametrize("row", ["think_sft_ranked", "think_il_sft"])

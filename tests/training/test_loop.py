@@ -1,5 +1,6 @@
 import json
 import math
+import mmap
 
 import numpy as np
 import pytest
@@ -243,3 +244,17 @@ def test_training_lowers_the_loss(tmp_path, vocabulary):
 
     trained, _ = run(tmp_path, vocabulary)
     assert loss(trained) < 0.7 * loss(None)
+
+
+def test_delivering_leaves_alone_the_weights_that_a_worker_has_mapped(tmp_path):
+    model = tmp_path / "model.safetensors"
+    best = tmp_path / "training" / "best"
+    best.mkdir(parents=True)
+    for content in (b"monday", b"tuesday"):
+        (best / model.name).write_bytes(content)
+        checkpoints.deliver(tmp_path / "training", {"steps": 1})
+        if content == b"monday":
+            with model.open("rb") as file:
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    assert (bytes(mapped), model.read_bytes()) == (b"monday", b"tuesday")
+    assert not list(tmp_path.glob("*.part"))

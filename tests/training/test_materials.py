@@ -16,7 +16,7 @@ from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary
 from aigq.recall.direct import prompt_writer
 from aigq.tables import USERS
-from aigq.training.materials import _start, between, subset
+from aigq.training.materials import _start, between, fingerprint_of, subset
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +148,21 @@ def test_yesterdays_model_goes_on_with_the_tokens_of_todays_prompts(prepared, tm
     same = tmp_path / "same"
     _start(from_start(before), tmp_path, shop, shop.queries, same, think=False)
     assert (same / "model.safetensors").read_bytes() == (before / "model.safetensors").read_bytes()
+
+
+def test_materials_are_those_of_the_weights_that_they_start_from(prepared, tmp_path):
+    shop, before = neighbours(prepared, 0), tmp_path / "before"
+    _start(settings(), tmp_path, shop, shop.queries, before, think=False)
+    of_ctr = settings().model_copy(update={"sft": settings().sft.model_copy(update={"ranker": {"ctr": 1.0}})})
+    clicks = tmp_path / "models" / "ctr" / "weights.pt"
+    clicks.parent.mkdir(parents=True)
+    for config, file in ((from_start(before), before / "model.safetensors"), (of_ctr, clicks)):
+        found = []
+        for content in (b"of Monday", b"of Tuesday"):
+            file.write_bytes(content)
+            found.append(fingerprint_of(config, tmp_path))
+        assert found[0] != found[1] == fingerprint_of(config, tmp_path)
+    assert fingerprint_of(settings(), tmp_path) != fingerprint_of(from_start(before), tmp_path)
 
 
 @pytest.mark.parametrize("what", ["nothing", "no vocabulary", "another vocabulary"])

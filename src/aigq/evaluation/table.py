@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aigq.config import Config
-from aigq.errors import ConfigError, EmptyLogError
+from aigq.errors import ConfigError, EmptyLogError, StageError
 from aigq.evaluation import intervals, metrics
 from aigq.evaluation.judge import AT_EVERY_K, METRICS, SLICED, SLICES, Judge
 from aigq.evaluation.lists import (
@@ -35,7 +35,7 @@ from aigq.prepared import Prepared
 from aigq.progress import note
 from aigq.recall.channel import RecallChannel, RowMissing
 from aigq.runs import installed
-from aigq.systems import NEW, steps
+from aigq.systems import NEW, SERVED, steps
 from aigq.tables import Split
 
 _NOT_READ: Any = {"replay": True, "data": {"path"}, "history": {"memory_limit"}}
@@ -106,6 +106,10 @@ def build_table(
             example a hash of its config section and checkpoint; default: the whole config but `evaluation`.
         trained: what the training behind a row took, for metrics.json; None where there was none.
         split: which samples to judge on.
+
+    Raises:
+        ConfigError: no rows, or none to compare to.
+        StageError: every row is left out.
     """
     from aigq.evaluation.report import write_report
 
@@ -114,6 +118,14 @@ def build_table(
     _compare_to(config, config.evaluation.rows)
     version_of = fingerprint or (lambda _: config_fingerprint(config))
     made, skipped = _lists_of_rows(config, run, prepared, samples, build, version_of)
+    if not made:
+        raise StageError(
+            f"every row is left out: {'; '.join(f'{row}: {why}' for row, why in skipped.items())}"
+        )
+    if config.evaluation.compare_to in skipped:
+        note(f"rows are compared to {list(made)[-1]}, as {config.evaluation.compare_to} is left out")
+        rest = config.evaluation.model_copy(update={"compare_to": None})
+        config = config.model_copy(update={"evaluation": rest})
     lists = {system: m.lists for system, m in made.items()}
     result = evaluate_rows(
         lists,
@@ -121,7 +133,8 @@ def build_table(
         config,
         samples=samples,
         encode=encode,
-        seconds_per_1k={system: m.seconds_per_1k_users for system, m in made.items()},
+        # rows of the serving path share what was written for the first of them
+        seconds_per_1k={row: m.seconds_per_1k_users for row, m in made.items() if row not in SERVED},
         supply={system: m.supply for system, m in made.items() if m.supply is not None},
     )
     result["skipped"] = skipped

@@ -5,28 +5,16 @@ from pathlib import Path
 from aigq.config import Config
 from aigq.errors import UsageError
 from aigq.recall.channel import Hint, RecallChannel
+from aigq.systems import CHANNELS
 
-CHANNELS = (
-    "popular",
-    "personal",
-    "coclick",
-    "ranker",
-    "ctr",
-    "sasrec",
-    "ease",
-    "als",
-    "ebr",
-    "zero_shot:NAME",
-)
-
-__all__ = ["CHANNELS", "Hint", "RecallChannel", "build_channel"]
+__all__ = ["Hint", "RecallChannel", "build_channel"]
 
 
 def build_channel(name: str, config: Config, run: Path) -> RecallChannel:
     """The channel of that name, not yet fitted.
 
     Args:
-        name: one of CHANNELS; `zero_shot:NAME` needs `channels.llms.NAME` in the config.
+        name: one of `systems.CHANNELS`; `zero_shot:NAME` needs `channels.llms.NAME` in the config.
         config: the whole run's config.
         run: the run folder; channels that keep files use `run/channels/`.
 
@@ -67,7 +55,7 @@ def build_channel(name: str, config: Config, run: Path) -> RecallChannel:
             from aigq.recall.peers import Peer
 
             return Peer(name, k_users, config.seed, folder)
-    raise UsageError(f"no channel is called {name!r}; known: {', '.join(CHANNELS)}")
+    raise UsageError(f"no channel is called {name!r}; known: {', '.join(CHANNELS)}, zero_shot:NAME")
 
 
 def _zero_shot(row: str, config: Config, folder: Path) -> RecallChannel:
@@ -77,4 +65,5 @@ def _zero_shot(row: str, config: Config, folder: Path) -> RecallChannel:
     if name not in llms:
         known = ", ".join(f"zero_shot:{known}" for known in llms) or "none is configured"
         raise UsageError(f"no channels.llms.{name} in the config for the row {row!r}; known: {known}")
-    return ZeroShot(row, llms[name], config.samples.k_users, folder / "answers.sqlite")
+    longest = max(config.samples.list_length, *config.evaluation.ks)
+    return ZeroShot(row, llms[name], config.samples.k_users, longest, folder / "answers.sqlite")

@@ -25,6 +25,7 @@ class ZeroShot:
         name: the row, zero_shot:NAME.
         config: the endpoint, its prices and limits.
         k_users: distinct users that must have issued a query before it is shown.
+        length: queries that are asked for, however many are wanted: the same question has the same answer.
         answers: the SQLite file of answers.
         sleep: waits between attempts.
     """
@@ -34,11 +35,13 @@ class ZeroShot:
         name: str,
         config: LlmConfig,
         k_users: int,
+        length: int,
         answers: Path,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.name = name
         self._config, self._k, self._path, self._sleep = config, k_users, answers, sleep
+        self._length = length
         self._llm: LlmClient | None = None
         self._counts: CausalCounts | None = None
         self._seen = 0  # moments since `fit`: a table asks for a few hundred at a time
@@ -60,7 +63,7 @@ class ZeroShot:
         return self._llm.asked if self._llm else 0
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
-        """The servable ones of at most n answered queries; nothing for an empty history or past the limits.
+        """The servable ones of the first n answered queries; nothing for an empty history or past the limits.
 
         Raises:
             StageError: the endpoint refuses, or answers no more after all retries. Answers so far are kept.
@@ -74,7 +77,7 @@ class ZeroShot:
         chosen = [i for i, moment in enumerate(asked) if moment.history.num_rows and n > 0]
         lists: list[list[Hint]] = [[] for _ in moments]
         try:
-            texts = self._llm.ask([prompt_of(moments[i], n) for i in chosen])
+            texts = self._llm.ask([prompt_of(moments[i], self._length) for i in chosen])
         except NoAnswer as error:
             if self.asked:
                 raise

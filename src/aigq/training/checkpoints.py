@@ -118,12 +118,17 @@ def set_random_states(states: dict[str, Any]) -> None:
 
 
 def deliver(folder: Path, summary: dict[str, Any]) -> None:
-    """The best weights and the summary, in the model folder above the training's."""
+    """The best weights and the summary, in the model folder above the training's.
+
+    Files are replaced, not written over: a worker that has the earlier weights mapped keeps them.
+    """
     with sharding.first_alone() as first:
         if not first:
             return
         for file in (folder / "best").iterdir():
-            shutil.copy2(file, folder.parent / file.name)
+            part = folder.parent / f"{file.name}.part"
+            shutil.copy2(file, part)
+            part.replace(folder.parent / file.name)
         (folder.parent / "training.json").write_text(json.dumps(summary, indent=2) + "\n")
 
 

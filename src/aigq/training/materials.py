@@ -30,6 +30,8 @@ from aigq.progress import note
 from aigq.recall.direct import prompt_writer
 from aigq.recall.only_new import issued
 from aigq.samples.labels import Label, ranked_labels
+from aigq.systems import CTR
+from aigq.tables import contents
 from aigq.training.encoding import EncodedLists, encode_lists, encode_thoughts, rename, weight_of
 from aigq.training.label_lists import label_lists, may_name, rankings, training_samples
 from aigq.training.thoughts import Thinker, seen_of, thoughts
@@ -300,10 +302,18 @@ def fingerprint_of(config: Config, run: Path, *, think: bool = False) -> str:
     parts["channels"] = config.channels.model_dump(mode="json", exclude={"llms"})
     summary = run / "prepared" / "summary.json"
     parts["prepared"] = summary.read_text(encoding="utf-8") if summary.exists() else ""
+    if CTR in config.sft.ranker:
+        parts["ctr"] = hash_of_weights(run / "models" / CTR)
+    if config.generator.start is not None:
+        parts["start"] = hash_of_weights(config.generator.start)
     if think:
         asked = {"llms": config.think.llms()}
         parts["think"] = config.model_dump(mode="json", include={"think": True, "channels": asked})
         if config.think.from_direct:
-            with (direct_start(run)[0] / "model.safetensors").open("rb") as weights:
-                parts["start"] = hashlib.file_digest(weights, "sha256").hexdigest()
+            parts["start"] = hash_of_weights(direct_start(run)[0])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def hash_of_weights(folder: Path) -> str:
+    """Of a generator's or the CTR model's folder; of a folder without weights that of nothing."""
+    return contents(sorted([*folder.glob("*.safetensors"), *folder.glob("*.pt")]))
