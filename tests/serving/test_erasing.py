@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from urllib.parse import quote
 
 import msgspec
 import pytest
 from litestar.testing import TestClient
 from prometheus_client import REGISTRY
-from serving_helpers import config
+from serving_helpers import config, serving
 
 from aigq.serving import keys, users
 from aigq.serving.app import create_app
@@ -105,6 +106,41 @@ def test_impressions_that_wait_in_another_process_are_not_written_after_the_eras
     before, after = with_both(urls, work)
     assert sorted(before) == [("", "hint_impression"), ("other", "hint_impression")]
     assert sorted(after) == [*sorted(before), ("u02", "hint_impression")]
+
+
+IDS = [
+    "shop/42",
+    "a/b/c",
+    "/a",
+    "//a",
+    "a/",
+    "a//b",
+    "a%b",
+    "a%2Fb",
+    "a?b#c",
+    " a ",
+    "🛒/🧦",
+    "買い物客",
+    "u02",
+]
+
+
+def test_any_id_can_be_erased(shop_run, urls):
+    """Over a real server: slashes and percent signs are as they were, whatever a server makes of paths."""
+    neighbours = ["a", "b", "a/b", "shop", "/", "42"]
+    with serving("--run", shop_run.folder, "--store", urls[0], "--log", urls[1]) as (client, _):
+        assert client.post("/v1/events", json=[said(user) for user in [*IDS, *neighbours]]).json() == {
+            "accepted": len(IDS) + len(neighbours), "rejected": []
+        }  # fmt: skip
+        for user in IDS:
+            answer = client.delete(f"/v1/users/{quote(user, safe='')}", params={"a": "b"})
+            assert (answer.status_code, answer.json()) == (200, {"removed": 2, "log_kept_days": 0.0}), user
+        assert client.delete("/v1/users/").status_code == 404
+        described = client.get("/schema/openapi.json").json()["paths"]["/v1/users/{user}"]["delete"]
+    (user,) = described["parameters"]
+    assert (user["in"], user["required"], "percent-encoded" in user["description"]) == ("path", True, True)
+    left = with_both(urls, lambda _, log: logged(log))
+    assert sorted(left) == sorted((user, "search") for user in neighbours)
 
 
 class ErasingLog(MemoryLog):

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, Router, delete, get, post
@@ -228,19 +229,24 @@ async def post_events(request: Request[Any, Any, Any], data: bytes) -> EventsAns
 
 
 @delete(
-    "/v1/users/{user:str}",
+    "/v1/users/{user:path}",
     before_request=_needs("admin"),
     responses=_PROBLEMS,
     status_code=200,
     summary="Erase a shopper",
 )
-async def delete_user(request: Request[Any, Any, Any], user: str) -> Erased:
+async def delete_user(
+    request: Request[Any, Any, Any],
+    user: Annotated[str, Parameter(description="the id, percent-encoded; it may have slashes")],
+) -> Erased:
     """Remove a shopper from store and log. A session without a user is called `session:ID`.
 
     From a Kafka log nothing can be removed singly: what is in it is not used any more, and goes with time.
     """
     here = service(request)
-    name = here.name(user)
+    # as it was sent: `user` has a slash in front, and lost those at its end and double ones
+    raw = request.scope["raw_path"].partition(b"/v1/users/")[2]
+    name = here.name(unquote(raw))
     removed, kept = await users.erase(here.store, here.log, name)
     REQUESTS.labels("users", "200").inc()
     return Erased(removed, here.config.serving.log_days if kept else 0.0)
