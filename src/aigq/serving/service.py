@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import compress
 from typing import Final
 
@@ -24,6 +25,9 @@ from aigq.serving.stores import Store, StoreError
 from aigq.serving.streams import EventLog, LogError, Message
 
 SWEEP_EVERY_S: Final = 60.0
+TRIM_EVERY_S: Final = 600.0
+"""Workers trim the log more often; this is for a shop that runs none."""
+
 _LOGGER: Final = logging.getLogger("aigq.serving")
 _SWITCH_S: Final = 0.0002
 """After so long the event loop lets another thread of the process go on. Those that hand over a request, run
@@ -64,7 +68,7 @@ class Service:
 
     @asynccontextmanager
     async def running(self, _app: object = None) -> AsyncIterator[None]:
-        """Background work of the process: follow the table, write impressions, sweep."""
+        """Background work of the process: follow the table, write impressions, sweep, trim."""
         sys.setswitchinterval(_SWITCH_S)
         with contextlib.suppress(StoreError):  # a store that is away at the start is found later
             await self.catalogs.follow()
@@ -72,6 +76,7 @@ class Service:
             (self.catalogs.follow, self.config.serving.refresh_s),
             (self.impressions.flush, EVERY_S),
             (self.store.sweep, SWEEP_EVERY_S),
+            (partial(self.log.trim, self.config.serving.log_days * 86400), TRIM_EVERY_S),
         )
         tasks = [asyncio.ensure_future(repeat(work, every, _LOGGER)) for work, every in chores]
         try:
