@@ -269,6 +269,26 @@ def test_an_erased_user_gets_no_list_from_work_under_way(shop_run):
     assert asyncio.run(work()) == []
 
 
+def test_nothing_of_an_erased_user_is_set_aside(shop_run):
+    """Not what the worker has read already, and not what the generator fails on afterwards."""
+
+    async def work():
+        def failing(moments, n):
+            asyncio.run_coroutine_threadsafe(erase(bench.store, bench.log, "u02"), loop).result()
+            raise ValueError("a bad prompt")
+
+        loop, bench = asyncio.get_running_loop(), Bench(shop_run, failing)
+        worker = await bench.published()
+        await bench.log.append([Message("u03", b"poison"), *messages(search("u02", "sled"))])
+        records = await bench.log.read(GROUP, list(range(16)), 9, {})
+        await erase(bench.store, bench.log, "u03")
+        await worker._take(records)
+        await worker.step()
+        return await bench.log.dead_letters(9), worker._pending
+
+    assert asyncio.run(work()) == ([], {})
+
+
 def test_an_erased_user_gets_no_list_from_a_signal_that_waits(shop_run):
     async def work():
         bench = Bench(shop_run, debounce_s=0.1)

@@ -191,6 +191,21 @@ def test_trim_removes_what_is_old(url):
     assert run(url, work) == (0, 30, [])
 
 
+def test_sqlite_lets_others_write_while_much_is_trimmed(tmp_path):
+    """A log that nobody trimmed for weeks holds millions of old events: not all go in one transaction."""
+
+    async def work(log):
+        await log.append(messages(5_000))
+        await asyncio.sleep(0.05)
+        said = []
+        await log._run(lambda db: db.set_trace_callback(said.append))
+        trimmed = await log.trim(0.01)
+        await log._run(lambda db: db.set_trace_callback(None))
+        return trimmed, said.count("commit") >= 5, [message async for message in log.dump()]
+
+    assert run(f"sqlite:{tmp_path / 'e.sqlite'}", work) == (5_000, True, [])
+
+
 def test_sqlite_keeps_events_and_commits(tmp_path):
     url = f"sqlite:{tmp_path / 'e.sqlite'}"
 

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import unquote
 
 import msgspec
 from litestar import Litestar, MediaType, Request, Response, Router, delete, get, post
@@ -32,6 +33,7 @@ from aigq.serving.streams import LogError
 
 INLINE_EVENTS: Final = 20
 _LOGGER: Final = logging.getLogger("aigq.serving")
+_LATE: Final = "the user was erased after this event"
 _ANSWERED: Final = REQUESTS.labels("hints", "200")
 _JSON: Final = (b"content-type", b"application/json")
 _encode: Final = msgspec.json.Encoder().encode
@@ -208,36 +210,43 @@ async def post_events(request: Request[Any, Any, Any], data: bytes) -> EventsAns
     batch = split(data) if several else [data]
     if len(batch) > here.config.serving.max_events:
         raise Refused(413, f"at most {here.config.serving.max_events} events in one request")
-    good: list[Event] = []
+    good: dict[int, Event] = {}
     rejected: list[Rejection] = []
     for index, raw in enumerate(batch):
         try:
-            good.append(read_event(raw, now, here.name))
+            good[index] = read_event(raw, now, here.name)
         except EventError as error:
             rejected.append(Rejection(index, str(error)))
             REJECTED.labels("event").inc()
+    taken = await here.take(list(good.values()))
+    late = [Rejection(index, _LATE) for index, new in zip(good, taken, strict=True) if not new]
+    REJECTED.labels("erased").inc(len(late))
+    rejected = sorted([*rejected, *late], key=lambda each: each.index)
     if rejected and not several:
         raise Refused(400, rejected[0].reason)
-    await here.take(good)
     REQUESTS.labels("events", "202").inc()
-    return EventsAnswer(len(good), rejected)
+    return EventsAnswer(sum(taken), rejected)
 
 
 @delete(
-    "/v1/users/{user:str}",
+    "/v1/users/{user:path}",
     before_request=_needs("admin"),
     responses=_PROBLEMS,
     status_code=200,
     summary="Erase a shopper",
 )
-async def delete_user(request: Request[Any, Any, Any], user: str) -> Erased:
+async def delete_user(
+    request: Request[Any, Any, Any],
+    user: Annotated[str, Parameter(description="the id, percent-encoded; it may have slashes")],
+) -> Erased:
     """Remove a shopper from store and log. A session without a user is called `session:ID`.
 
     From a Kafka log nothing can be removed singly: what is in it is not used any more, and goes with time.
     """
     here = service(request)
-    name = here.name(user)
-    here.impressions.forget(name)
+    # as it was sent: `user` has a slash in front, and lost those at its end and double ones
+    raw = request.scope["raw_path"].partition(b"/v1/users/")[2]
+    name = here.name(unquote(raw))
     removed, kept = await users.erase(here.store, here.log, name)
     REQUESTS.labels("users", "200").inc()
     return Erased(removed, here.config.serving.log_days if kept else 0.0)

@@ -166,8 +166,7 @@ class Worker:
             try:
                 event = msgspec.msgpack.decode(record.body, type=Event)
             except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                DEAD.inc()
-                await self._log.set_aside(record, f"not an event: {error}")
+                await self._set_aside(record, f"not an event: {error}")
                 continue
             if event.user:  # "" is a caller that did not say who it is
                 by_user.setdefault(event.user, []).append((record, event))
@@ -203,6 +202,13 @@ class Worker:
         if user in self._pending:
             self._seen[user] = max(self._seen.get(user, 0.0), own[-1][0].received)
 
+    async def _set_aside(self, record: Record, reason: str) -> None:
+        """Keep a poisoned event; not of a user who was erased since it came."""
+        gone = await users.erased_at(self._store, [record.user])
+        if record.received > gone.get(record.user, 0.0):
+            DEAD.inc()
+            await self._log.set_aside(record, reason)
+
     # --- lists ---
 
     async def _write_lists(self, batch: Sequence[Pending]) -> None:
@@ -217,10 +223,9 @@ class Worker:
                 for one in batch:
                     await self._write_lists([one])
                 return
-            DEAD.inc()
             (one,) = batch
             record = Record(one.partition, one.offset, one.user, b"", one.first)
-            await self._log.set_aside(record, f"no list could be written: {type(error).__name__}: {error}")
+            await self._set_aside(record, f"no list could be written: {type(error).__name__}: {error}")
         for one in batch:
             self._done(one)
 

@@ -6,6 +6,8 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
+from itertools import compress
 from typing import Final
 
 from aigq.config import Config
@@ -23,6 +25,9 @@ from aigq.serving.stores import Store, StoreError
 from aigq.serving.streams import EventLog, LogError, Message
 
 SWEEP_EVERY_S: Final = 60.0
+TRIM_EVERY_S: Final = 600.0
+"""Workers trim the log more often; this is for a shop that runs none."""
+
 _LOGGER: Final = logging.getLogger("aigq.serving")
 _SWITCH_S: Final = 0.0002
 """After so long the event loop lets another thread of the process go on. Those that hand over a request, run
@@ -57,13 +62,13 @@ class Service:
         guards = Guards(config.serving, profane)
         self.catalogs = Catalogs(store, clicks=config.serving.ranker == "ctr", study=guards.study)
         self.hints = Hints(config, store, self.catalogs, guards, ranker)
-        self.impressions = Impressions(log)
+        self.impressions = Impressions(store, log)
         self.taking = 0
         """Calls of `take` that wait for the log or the store."""
 
     @asynccontextmanager
     async def running(self, _app: object = None) -> AsyncIterator[None]:
-        """Background work of the process: follow the table, write impressions, sweep."""
+        """Background work of the process: follow the table, write impressions, sweep, trim."""
         sys.setswitchinterval(_SWITCH_S)
         with contextlib.suppress(StoreError):  # a store that is away at the start is found later
             await self.catalogs.follow()
@@ -71,6 +76,7 @@ class Service:
             (self.catalogs.follow, self.config.serving.refresh_s),
             (self.impressions.flush, EVERY_S),
             (self.store.sweep, SWEEP_EVERY_S),
+            (partial(self.log.trim, self.config.serving.log_days * 86400), TRIM_EVERY_S),
         )
         tasks = [asyncio.ensure_future(repeat(work, every, _LOGGER)) for work, every in chores]
         try:
@@ -84,22 +90,27 @@ class Service:
             await self.store.close()
             await self.log.close()
 
-    async def take(self, events: Sequence[Event]) -> None:
+    async def take(self, events: Sequence[Event]) -> list[bool]:
         """Write events to the log, then to the live states, so that the next request sees them.
 
-        The log is what counts: the nearline worker applies each event again, which changes nothing. Raises
-        LogError when the log does not take them.
+        The log is what counts: the nearline worker applies each event again, which changes nothing.
+
+        Returns:
+            which of them were taken; not those from before the erasure of their user.
+
+        Raises LogError when the log does not take them.
         """
         self.taking += 1
         try:
-            await self._take(events)
+            return await self._take(events)
         finally:
             self.taking -= 1
 
-    async def _take(self, events: Sequence[Event]) -> None:
-        await self.log.append([Message(event.user, encode(event)) for event in events])
+    async def _take(self, events: Sequence[Event]) -> list[bool]:
+        messages = [(event.at, Message(event.user, encode(event))) for event in events]
+        taken = await users.append(self.store, self.log, messages)
         by_user: dict[str, list[Event]] = {}
-        for event in events:
+        for event in compress(events, taken):
             EVENTS.labels(event.action).inc()
             by_user.setdefault(event.user, []).append(event)
         serving = self.config.serving
@@ -110,3 +121,4 @@ class Service:
                     kept=serving.behaviours, impressions=serving.impressions_kept,
                     ttl_s=serving.user_days * 86400,
                 )  # fmt: skip
+        return taken

@@ -1,5 +1,6 @@
-"""Changes of what the store knows about users: events come in, users are erased. Idempotent."""
+"""Changes of what store and log know about users: events come in, users are erased. Idempotent."""
 
+import contextlib
 import time
 from collections.abc import Sequence
 
@@ -18,11 +19,43 @@ from aigq.serving.state import (
     past_of,
     shown_of,
 )
-from aigq.serving.stores import Store
-from aigq.serving.streams import Erased, EventLog
+from aigq.serving.stores import Store, StoreError
+from aigq.serving.streams import Erased, EventLog, Message
 
 GONE_S = 90 * 86400.0
 """How long it is known that a user was erased. Older events and older logs do not bring the user back."""
+
+
+async def append(store: Store, log: EventLog, messages: Sequence[tuple[float, Message]]) -> list[bool]:
+    """Write messages to the log, without those from before the erasure of their user.
+
+    While the store is away nobody is known to be erased, and all are written.
+
+    Args:
+        store: knows who was erased.
+        log: where they go.
+        messages: each with its time, in seconds since 1970.
+
+    Returns:
+        which of them are in the log now.
+
+    Raises LogError when the log does not take them.
+    """
+    names = list({message.user for _, message in messages if message.user})
+    try:
+        gone = await erased_at(store, names)
+    except StoreError:
+        gone, names = {}, []  # who cannot be looked up now is not looked up below
+    fresh = [at > gone.get(message.user, 0.0) for at, message in messages]
+    if any(fresh):
+        await log.append([message for (_, message), new in zip(messages, fresh, strict=True) if new])
+    late: set[str] = set()
+    with contextlib.suppress(StoreError):
+        now_gone = await erased_at(store, names)
+        late = {name for name, at in now_gone.items() if at > gone.get(name, 0.0)}
+    for name in late:  # erased between the look and the write
+        await log.erase(name)
+    return [new and message.user not in late for (_, message), new in zip(messages, fresh, strict=True)]
 
 
 async def described(store: Store, catalog: Catalog, events: Sequence[Event]) -> list[Past]:

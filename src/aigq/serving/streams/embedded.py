@@ -33,6 +33,7 @@ T = TypeVar("T")
 _WAIT_S: Final = 30.0
 _PAGE: Final = 1000
 _AT_ONCE: Final = 100  # rows written by one statement
+_BREATH_S: Final = 0.02  # between pages that are removed, for those who wait for the write lock
 _SCHEMA: Final = """
 create table if not exists events(
     seq integer primary key autoincrement, part integer not null, user text not null, body blob not null,
@@ -162,14 +163,18 @@ class SqliteLog:
         return Backlog(count, max(0.0, self._clock() - min(oldest)) if oldest else 0.0)
 
     async def trim(self, older_than_s: float) -> int:
-        """See EventLog."""
+        """See EventLog. A page at a time, so that others can write in between."""
         before = self._clock() - older_than_s
-
-        def work(db: sqlite3.Connection) -> int:
-            db.execute("delete from dead where at < ?", (before,))
-            return db.execute("delete from events where received < ?", (before,)).rowcount
-
-        return await self._write(work)
+        page = f"select seq from events where received < ? order by received limit {_PAGE}"
+        delete = f"delete from events where seq in ({page})"
+        await self._write(lambda db: db.execute("delete from dead where at < ?", (before,)).close())
+        removed = 0
+        while True:
+            part = await self._write(lambda db: db.execute(delete, (before,)).rowcount)
+            removed += part
+            if part < _PAGE:
+                return removed
+            await asyncio.sleep(_BREATH_S)
 
     async def erase(self, user: str) -> Erased:
         """See EventLog."""
