@@ -16,7 +16,7 @@ import msgspec
 
 from aigq.serving.keys import user_names
 from aigq.serving.state import Event
-from aigq.serving.streams import Message, open_log
+from aigq.serving.streams import Message, need_log, open_log
 from aigq.sources import ubi
 from aigq.sources.importing import import_rows
 from aigq.sources.summary import ImportSummary
@@ -50,11 +50,12 @@ def import_log(
         memory_limit: DuckDB's; what does not fit spills to disk.
 
     Raises:
-        UsageError: no log has such a URL; the secret for names is not set.
+        UsageError: no log has such a URL, or no file is there; the secret for names is not set.
         LogError: the log does not answer; nothing was written.
         EmptyLogError: no event is there, and none was; nothing was written.
     """
     name = user_names(hash_users_with)
+    need_log(url)
 
     def fill(workspace: Workspace) -> Provenance:
         lines = workspace.folder / "log"

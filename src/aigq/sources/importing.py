@@ -47,7 +47,7 @@ def import_source(
 
     Raises:
         SourceError: the source is unknown, the file is not what it should be, `out` is no folder or another
-            import works in it; nothing was written.
+            command works in it; nothing was written.
         EmptyLogError: no event is left; nothing was written.
     """
     if source not in SOURCES:
@@ -74,7 +74,7 @@ def import_rows(
 
     The other arguments and what is raised are those of `import_source`.
     """
-    with _alone(Path(out)), Workspace(memory_limit) as workspace:
+    with alone(Path(out)), Workspace(memory_limit) as workspace:
         erased = Erased.load(Path(out))
         _empty_entities(workspace)
         try:
@@ -89,8 +89,14 @@ def import_rows(
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep other imports from a folder, which is made if needed, and goes again where nothing was written."""
+def alone(out: Path) -> Iterator[None]:
+    """Keep other imports and erasures from a folder of tables; the lock goes with the process.
+
+    The folder is made if needed, and goes again where nothing was written.
+
+    Raises:
+        SourceError: another command works in the folder, or it is none and cannot become one.
+    """
     made, path = not out.exists(), out / ".import.lock"
     lock = FileLock(path, blocking=False)
     try:
@@ -101,7 +107,9 @@ def _alone(out: Path) -> Iterator[None]:
     except PermissionError:
         raise SourceError(f"{out} cannot be written: permission denied; give --out another folder") from None
     except Timeout:
-        raise SourceError(f"another import works in {out}; import again when it has ended") from None
+        raise SourceError(
+            f"another `aigq import` or `aigq erase-user` works in {out}; try again when it has ended"
+        ) from None
     try:
         yield
     finally:
