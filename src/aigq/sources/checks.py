@@ -15,7 +15,7 @@ from aigq.tables import ACTIONS
 
 RAW_COLUMNS: Final = {
     "file": "VARCHAR",
-    "row": "BIGINT",  # 1-based row of the file
+    "row": "BIGINT",  # line of a text file, row of a Parquet file, from 1
     "content": "VARCHAR",  # the row as text, kept for rejected rows
     "reason": "VARCHAR",  # why the source itself refuses the row
     "user_id": "VARCHAR",

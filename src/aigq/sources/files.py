@@ -21,7 +21,7 @@ from typing import Any
 
 from aigq.errors import SourceError
 from aigq.sources.ubi import action_sql
-from aigq.sources.workspace import Workspace, quoted, sql, text_of_bytes
+from aigq.sources.workspace import NOT_JSON, Workspace, quoted, sql, text_of_bytes
 from aigq.tables import ACTIONS, EVENTS, Provenance
 
 _OPTIONS = ("actions", "provenance", "items", "users")
@@ -65,7 +65,7 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
         FROM log
         UNION ALL
         SELECT file, row, content, reason, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
-        FROM malformed WHERE file = {sql(path.name)}
+        FROM malformed WHERE view = 'log'
     """)
     if roles.get("items"):
         _items(workspace, path.parent, dict(roles["items"]))
@@ -160,7 +160,7 @@ def _number(column: str) -> str:
 def _content(workspace: Workspace, table: str) -> tuple[str, str]:
     kinds = workspace.columns(table)
     if "json" in kinds and "line" in kinds:
-        return "line", "CASE WHEN json IS NULL THEN 'not a JSON object' END"
+        return "line", NOT_JSON
     names = ", ".join(f"{quoted(name)}::VARCHAR" for name in kinds if not name.startswith("_"))
     return f"concat_ws(',', {names})", "NULL::VARCHAR"
 

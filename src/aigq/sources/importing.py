@@ -131,4 +131,3 @@ def _empty_entities(workspace: Workspace) -> None:
         "CREATE VIEW raw_users AS SELECT NULL::VARCHAR AS user_id, "
         "NULL::MAP(VARCHAR, VARCHAR) AS profile WHERE false"
     )
-    workspace.db.execute("CREATE TABLE malformed (file VARCHAR, row BIGINT, content VARCHAR, reason VARCHAR)")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aigq.errors import SourceError
-from aigq.sources.workspace import Workspace
+from aigq.sources.workspace import NOT_JSON, Workspace
 from aigq.tables import Provenance
 
 START = "2000-01-01"
@@ -46,7 +46,7 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw AS
         SELECT file, _row AS row, line AS content,
-               CASE WHEN json IS NULL THEN 'not a JSON object' END AS reason,
+               {NOT_JSON} AS reason,
                json ->> '$.user_id' AS user_id,
                TIMESTAMP '{START}' + to_minutes(try_cast(json ->> '$.time_index' AS BIGINT)) AS ts,
                action, json ->> '$.query' AS query, item_id,
