@@ -302,3 +302,61 @@ def test_json_lines_end_with_any_newline_and_hold_returns(bring, tmp_path):
     (tmp_path / "log.jsonl").write_bytes(line + b"\r\n" + line.replace(b", ", b",\r ") + b"\n{\n")
     assert bring("files", tmp_path / "log.jsonl").rejected == {"not a JSON object": 1}
     assert rows(tmp_path / "out", "rejected")[0]["row"] == 3
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+@pytest.mark.parametrize(("unit", "far"), [("ms", 2**62), ("us", 2**62), ("ns", 2**62)])
+def test_times_of_parquet_out_of_range(bring, tmp_path, unit, far, zone):
+    good = 1714557600 * {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    times = pa.array([good, far, None, -far], pa.timestamp(unit, zone))
+    columns = {"user_id": ["u"] * 4, "ts": times, "action": ["search"] * 4, "query": ["tea"] * 4}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    assert bring("files", tmp_path / "log.parquet").rejected == {
+        "no time": 1,
+        "time before 1990": 1,
+        "time in the future": 1,
+    }
+    assert [event["ts"] for event in rows(tmp_path / "out")] == [datetime(2024, 5, 1, 10)]
+    assert [row["row"] for row in rows(tmp_path / "out", "rejected")] == [2, 3, 4]
+
+
+def test_dates_of_parquet_out_of_range(bring, tmp_path):
+    times = pa.array([19_844, 2**31 - 1, -(2**31) + 2], pa.date32())
+    columns = {"user_id": ["u"] * 3, "ts": times, "action": ["search"] * 3, "query": ["tea"] * 3}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    assert bring("files", tmp_path / "log.parquet").rejected == {
+        "time in the future": 1,
+        "time not understood": 1,
+    }
+
+
+ROLES = {"user_id": "user.id", "ts": "ts", "action": "search", "query": "query"}
+
+
+def test_a_dotted_name_of_csv_is_a_column(bring, tmp_path):
+    (tmp_path / "log.csv").write_text("user.id,ts,query\nu,2024-01-01,tea\n")
+    assert bring("files", tmp_path / "log.csv", columns=ROLES).events == 1
+    (tmp_path / "log.csv").write_text("user,ts,query\nu,2024-01-01,tea\n")
+    with pytest.raises(SourceError, match=r"expected column 'user\.id'; found user, ts, query"):
+        bring("files", tmp_path / "log.csv", columns=ROLES)
+
+
+@pytest.mark.parametrize("user", [{"user": {"id": "u"}}, {"user.id": "u"}])
+@pytest.mark.parametrize("name", ["log.jsonl", "log.parquet"])
+def test_a_dotted_name_is_a_path_or_a_name_that_is_there(bring, tmp_path, user, name):
+    row = user | {"ts": "2024-01-01", "query": "tea"}
+    if name == "log.jsonl":
+        write_json_lines(tmp_path / name, [row])
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / name)
+    bring("files", tmp_path / name, columns=ROLES)
+    assert [event["user_id"] for event in rows(tmp_path / "out")] == ["u"]
+
+
+def test_a_dotted_name_that_a_struct_lacks(bring, tmp_path):
+    pq.write_table(
+        pa.Table.from_pylist([{"user": {"name": "u"}, "ts": "2024-01-01", "query": "a"}]),
+        tmp_path / "l.parquet",
+    )
+    with pytest.raises(SourceError, match=r"expected column 'user\.id'"):
+        bring("files", tmp_path / "l.parquet", columns=ROLES)

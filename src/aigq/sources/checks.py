@@ -43,7 +43,7 @@ def timestamp_sql(column: str, kind: str) -> str:
     if kind.startswith("TIMESTAMP WITH TIME ZONE"):
         return f"({column} AT TIME ZONE 'UTC')"
     if kind.startswith(("TIMESTAMP", "DATE")):
-        return f"{column}::TIMESTAMP"
+        return f"TRY_CAST({column} AS TIMESTAMP)"
     text = f"trim({column}::VARCHAR)"
     number = f"try_cast({text} AS DOUBLE)"
     return (

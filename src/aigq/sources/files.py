@@ -11,13 +11,15 @@
     }
 
 `action` may be a constant instead of a column: {"action": "search"}. Without a map, the columns have the
-names of the events table. A category is a JSON list, or text with ">" between its levels. Keys of JSON
-objects may be dotted.
+names of the events table. A category is a list, a JSON list, or text with ">" between its levels. Keys of
+JSON objects and fields of Parquet structs may be dotted; a name of CSV with dots is that name.
 """
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+import duckdb
 
 from aigq.errors import SourceError
 from aigq.sources.ubi import action_sql
@@ -46,8 +48,14 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     needed = {"user_id": "user_id", "ts": "ts", "action": "action"} | {
         key: name for key, name in roles.items() if key in EVENTS.names
     }
-    _require(path, found, [name for key, name in needed.items() if not (key == "action" and constant)])
-    read = _reader(workspace, "log")
+    _require(
+        workspace,
+        "log",
+        path,
+        found,
+        [name for key, name in needed.items() if not (key == "action" and constant)],
+    )
+    read = _reader(workspace, "log", found)
     spellings = {str(key).lower(): str(value) for key, value in dict(roles.get("actions") or {}).items()}
     action = sql(str(roles["action"])) if constant else read(needed["action"])
     if not constant:
@@ -120,32 +128,60 @@ def _open(workspace: Workspace, table: str, path: Path) -> list[str]:
     return [name for name in workspace.columns(table) if not name.startswith("_")]
 
 
-def _require(path: Path, found: list[str], needed: list[str]) -> None:
-    missing = [name for name in needed if name not in found and str(name).split(".")[0] not in found]
+def _require(workspace: Workspace, table: str, path: Path, found: list[str], needed: list[str]) -> None:
+    """Raise SourceError when a column is not there; of a path into JSON only the first key is known."""
+    plain = not _is_json(workspace, table)
+    structs = {name for name, kind in workspace.columns(table).items() if kind.startswith("STRUCT")}
+
+    def there(name: str) -> bool:
+        first = name.split(".")[0]
+        return name in found or (first in structs if plain else first in found)
+
+    missing = [name for name in needed if not there(name)]
     if missing and found:
         raise SourceError(f"{path}: expected column {missing[0]!r}; found {', '.join(found[:12])}")
 
 
-def _reader(workspace: Workspace, table: str) -> Reader:
-    """A function from a column's name to the SQL that reads it."""
-    kinds = workspace.columns(table)
-    if "json" in kinds and "line" in kinds:
-        return lambda name: "NULL::VARCHAR" if name is None else f"(json ->> {sql('$.' + name)})"
-    timed = ("TIMESTAMP", "DATE")
+def _reader(workspace: Workspace, table: str, keys: list[str]) -> Reader:
+    """A function from a column's name to the SQL that reads it; `keys` are those that `_open` found."""
+    if _is_json(workspace, table):
+        return lambda name: "NULL::VARCHAR" if name is None else f"(json ->> {_path(name, keys)})"
 
     def read(name: str | None) -> str:
         if name is None:
             return "NULL::VARCHAR"
-        column = quoted(name)
-        if kinds[name].startswith(timed):
-            return f"({column}::TIMESTAMPTZ::VARCHAR)"
-        if kinds[name] in ("FLOAT", "DOUBLE"):
+        column, kind = _column(workspace, table, name)
+        if kind.startswith(("TIMESTAMP", "DATE")):
+            return f"coalesce(TRY_CAST({column} AS TIMESTAMPTZ)::VARCHAR, {column}::VARCHAR)"
+        if kind in ("FLOAT", "DOUBLE"):
             return _number(column)
-        if kinds[name] == "BLOB":
+        if kind == "BLOB":
             return text_of_bytes(column)
         return f"({column}::VARCHAR)"
 
     return read
+
+
+def _is_json(workspace: Workspace, table: str) -> bool:
+    return list(workspace.columns(table)) == ["file", "_row", "line", "json"]
+
+
+def _path(name: str, keys: list[str]) -> str:
+    """The SQL literal of a JSON path; a key that has the dots itself is that key."""
+    return sql(f'$."{name}"' if "." in name and name in keys else f"$.{name}")
+
+
+def _column(workspace: Workspace, table: str, name: str) -> tuple[str, str]:
+    """The SQL of a column, or of a field in a struct such as `user.id`, and its type."""
+    kinds = workspace.columns(table)
+    if name in kinds:
+        return quoted(name), kinds[name]
+    first, *inner = map(quoted, name.split("."))
+    column = ".".join([f"({first})", *inner])
+    try:
+        return column, workspace.columns(f"(SELECT {column} AS value FROM {table})")["value"]
+    except duckdb.Error:
+        raise SourceError(f"files: expected column {name!r}; {first} has no such field") from None
 
 
 def _number(column: str) -> str:
@@ -158,10 +194,10 @@ def _number(column: str) -> str:
 
 
 def _content(workspace: Workspace, table: str) -> tuple[str, str]:
-    kinds = workspace.columns(table)
-    if "json" in kinds and "line" in kinds:
+    if _is_json(workspace, table):
         return "line", NOT_JSON
-    names = ", ".join(f"{quoted(name)}::VARCHAR" for name in kinds if not name.startswith("_"))
+    columns = workspace.columns(table)
+    names = ", ".join(f"{quoted(name)}::VARCHAR" for name in columns if not name.startswith("_"))
     return f"concat_ws(',', {names})", "NULL::VARCHAR"
 
 
@@ -170,8 +206,8 @@ def _items(workspace: Workspace, folder: Path, roles: dict[str, Any]) -> None:
     found = _open(workspace, "item_file", path)
     named = [str(name) for name in roles.get("attributes") or []]
     plain = [str(roles[key]) for key in _ITEM_COLUMNS if roles.get(key)]
-    _require(path, found, [str(roles.get("item_id", "item_id")), *plain, *named])
-    read = _reader(workspace, "item_file")
+    _require(workspace, "item_file", path, found, [str(roles.get("item_id", "item_id")), *plain, *named])
+    read = _reader(workspace, "item_file", found)
     category = read(roles.get("category"))
     attributes = _map(named, read)
     workspace.db.execute(f"""
@@ -191,8 +227,8 @@ def _users(workspace: Workspace, folder: Path, roles: dict[str, Any]) -> None:
     found = _open(workspace, "user_file", path)
     key = str(roles.get("user_id", "user_id"))
     fields = roles.get("profile") or [name for name in found if name != key]
-    _require(path, found, [key, *map(str, fields)])
-    read = _reader(workspace, "user_file")
+    _require(workspace, "user_file", path, found, [key, *map(str, fields)])
+    read = _reader(workspace, "user_file", found)
     workspace.db.execute(
         f"CREATE OR REPLACE VIEW raw_users AS SELECT {read(key)} AS user_id, "
         f"{_map([str(name) for name in fields], read)} AS profile FROM user_file"

@@ -80,8 +80,8 @@ def import_rows(
         try:
             provenance = fill(workspace)
             check(workspace.db, now, erased)
-        except duckdb.InvalidInputException as error:
-            # files are read lazily, so a damaged page or bytes that are no text show only here
+        except (duckdb.InvalidInputException, duckdb.DataError) as error:
+            # files are read lazily: a damaged page, bytes that are no text and the like show only here
             if is_disk_full(error):
                 raise
             raise SourceError(f"{name}: the file cannot be read; {first_line(error)}") from None

@@ -15,6 +15,8 @@ from aigq.sources.workspace import NOT_JSON, Workspace
 from aigq.tables import Provenance
 
 START = "2000-01-01"
+MAX_INDEX = 1_000_000_000
+"""No search has a later place: what is above it is a clock's time or a mistake."""
 _KEYS = ("user_id", "session_id", "time_index", "query")
 
 
@@ -43,12 +45,15 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
                list_position(json ->> '$.impressed_item_ids[*]', item)
         FROM (SELECT *, unnest(json ->> '$.purchased_item_ids[*]') AS item FROM kuai)
     """
+    index = "try_cast(json ->> '$.time_index' AS BIGINT)"
+    minutes = f"CASE WHEN {index} BETWEEN -{MAX_INDEX} AND {MAX_INDEX} THEN {index} END"
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw AS
         SELECT file, _row AS row, line AS content,
-               {NOT_JSON} AS reason,
+               coalesce({NOT_JSON}, CASE WHEN json ->> '$.time_index' IS NOT NULL AND {minutes} IS NULL
+                                         THEN 'time not understood' END) AS reason,
                json ->> '$.user_id' AS user_id,
-               TIMESTAMP '{START}' + to_minutes(try_cast(json ->> '$.time_index' AS BIGINT)) AS ts,
+               TIMESTAMP '{START}' + to_minutes({minutes}) AS ts,
                action, json ->> '$.query' AS query, item_id,
                concat_ws('-', json ->> '$.session_id', json ->> '$.time_index') AS request_id,
                position::VARCHAR AS position, json ->> '$.session_id' AS session_id,

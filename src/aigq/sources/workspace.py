@@ -14,6 +14,8 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from duckdb.sqltypes import DuckDBPyType
 
 from aigq.errors import SourceError, is_disk_full
@@ -26,6 +28,7 @@ NOT_JSON = (
 )
 """SQL for the reason to refuse a row of `Workspace.json_rows`, null where it is an object."""
 _LINES = pa.schema([("_row", pa.int64()), ("line", pa.string())])
+_FARTHEST_MS = 9_000_000_000_000_000
 _EXPORTS = (".jsonl", ".ndjson", ".json", ".parquet", ".gz")
 _MAGIC = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file"}
 
@@ -184,14 +187,34 @@ class Workspace:
         """A view of a Parquet file, plus `_row` (from 1)."""
         self.exists(path)
         try:
+            readable = self._with_times_in_range(path)
             self.db.execute(
                 f"CREATE OR REPLACE VIEW {view} AS "
                 "SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS _row "
-                f"FROM read_parquet({sql(path)}, file_row_number = true)"
+                f"FROM read_parquet({sql(readable)}, file_row_number = true)"
             )
         except duckdb.Error as error:
             raise SourceError(f"{path}: expected a Parquet file; {first_line(error)}") from None
         self.require(view, path, needed)
+
+    def _with_times_in_range(self, path: Path) -> Path:
+        """The file itself, or a copy where times are milliseconds that no count of microseconds can hold.
+
+        The engine reads no file that has one such row. In the copy they are the farthest that it can read,
+        which `check` refuses.
+        """
+        columns = self.columns(f"read_parquet({sql(path)})")
+        times = [quoted(name) for name, kind in columns.items() if kind.startswith("TIMESTAMP")]
+        try:
+            if times:
+                seen = ", ".join(f"max({name}) IS NULL" for name in times)
+                self.rows(f"SELECT {seen} FROM read_parquet({sql(path)})")
+            return path
+        except duckdb.ConversionException:
+            self._texts += 1
+            copy = self.folder / f"times-{self._texts}.parquet"
+            _clip_times(path, copy)
+            return copy
 
     def require(self, view: str, path: Path, needed: Sequence[str]) -> None:
         """Raise SourceError when a needed column is absent."""
@@ -331,3 +354,22 @@ def _places(text: Path, delimiter: str, bad: set[int]) -> tuple[list[tuple[int, 
             line = reader.line_num + 1
     places.setdefault(number + 1, line)  # a quote that never closes can be more than Python reads
     return jumps, places
+
+
+def _clip_times(path: Path, copy: Path) -> None:
+    """Write a Parquet file again with its columns of milliseconds as microseconds, as far as these reach."""
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        coarse = [
+            i for i, kind in enumerate(schema.types) if pa.types.is_timestamp(kind) and kind.unit == "ms"
+        ]
+        for i in coarse:
+            schema = schema.set(i, schema.field(i).with_type(pa.timestamp("us", schema.field(i).type.tz)))
+        with pq.ParquetWriter(copy, schema) as writer:
+            for batch in file.iter_batches():
+                columns = batch.columns
+                for i in coarse:
+                    low = pc.min_element_wise(columns[i].cast(pa.int64()), _FARTHEST_MS, skip_nulls=False)
+                    clipped = pc.max_element_wise(low, -_FARTHEST_MS, skip_nulls=False)
+                    columns[i] = pc.multiply(clipped, 1000).cast(schema.field(i).type)
+                writer.write_batch(pa.record_batch(columns, schema=schema))
