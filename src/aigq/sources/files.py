@@ -55,6 +55,10 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
         found,
         [name for key, name in needed.items() if not (key == "action" and constant)],
     )
+    given = [
+        str(roles[name]) for name in EVENTS.names if name in roles and not (name == "action" and constant)
+    ]
+    _need_plain(workspace, "log", path, given)
     read = _reader(workspace, "log", found)
     spellings = {str(key).lower(): str(value) for key, value in dict(roles.get("actions") or {}).items()}
     action = sql(str(roles["action"])) if constant else read(needed["action"])
@@ -205,21 +209,46 @@ def _items(workspace: Workspace, folder: Path, roles: dict[str, Any]) -> None:
     path = folder / str(roles.get("path"))
     found = _open(workspace, "item_file", path)
     named = [str(name) for name in roles.get("attributes") or []]
-    plain = [str(roles[key]) for key in _ITEM_COLUMNS if roles.get(key)]
-    _require(workspace, "item_file", path, found, [str(roles.get("item_id", "item_id")), *plain, *named])
+    key = str(roles.get("item_id", "item_id"))
+    plain = [key, *(str(roles[name]) for name in _ITEM_COLUMNS[1:] if roles.get(name))]
+    _require(workspace, "item_file", path, found, [*plain, *named])
+    _need_plain(workspace, "item_file", path, [name for name in plain if name != roles.get("category")])
     read = _reader(workspace, "item_file", found)
-    category = read(roles.get("category"))
-    attributes = _map(named, read)
+    category, odd = _category(workspace, path, roles.get("category"), read)
+    content, bad = _content(workspace, "item_file")
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw_items AS
-        SELECT {read(roles.get("item_id", "item_id"))} AS item_id, {read(roles.get("title"))} AS title,
-               CASE WHEN {category} LIKE '[%' THEN try_cast({category} AS JSON) ->> '$[*]'
-                    ELSE list_transform(string_split({category}, '>'), lambda level: trim(level))
-               END AS category,
-               {read(roles.get("brand"))} AS brand, {attributes} AS attributes,
+        SELECT {sql(path.name)} AS file, _row AS row, {content} AS content, coalesce({bad}, {odd}) AS reason,
+               {_id(workspace, "item_file", read(key))} AS item_id, {read(roles.get("title"))} AS title,
+               {category} AS category, {read(roles.get("brand"))} AS brand, {_map(named, read)} AS attributes,
                try_cast({read(roles.get("price"))} AS DOUBLE) AS price
         FROM item_file
+        UNION ALL
+        SELECT file, row, content, reason, NULL, NULL, NULL, NULL, NULL, NULL
+        FROM malformed WHERE view = 'item_file'
     """)
+
+
+def _category(workspace: Workspace, path: Path, name: str | None, read: Reader) -> tuple[str, str]:
+    """The SQL of a category's levels, root to leaf, and of the reason to refuse a row for it."""
+    if name is not None and not _is_json(workspace, "item_file"):
+        column, kind = _column(workspace, "item_file", name)
+        if kind.endswith("[]"):
+            if not kind.removesuffix("[]").isalnum():
+                raise SourceError(
+                    f"{path}: expected texts or lists of texts in column {name!r}; found {kind}"
+                )
+            level = text_of_bytes("level") if kind == "BLOB[]" else "level::VARCHAR"
+            return f"list_transform({column}, lambda level: {level})", "NULL::VARCHAR"
+        _need_plain(workspace, "item_file", path, [name])
+    text = read(name)
+    is_json = f"({text} LIKE '[%' OR {text} LIKE '{{%') AND json_valid({text})"
+    inner = f"json_type({text}, '$[*]')"
+    nested = f"{text} LIKE '{{%' OR list_has_any({inner}, ['OBJECT', 'ARRAY'])"
+    return (
+        f"CASE WHEN {is_json} THEN try_cast({text} AS JSON) ->> '$[*]' ELSE string_split({text}, '>') END",
+        f"CASE WHEN {is_json} THEN CASE WHEN {nested} THEN 'category not understood' END END",
+    )
 
 
 def _users(workspace: Workspace, folder: Path, roles: dict[str, Any]) -> None:
@@ -228,11 +257,36 @@ def _users(workspace: Workspace, folder: Path, roles: dict[str, Any]) -> None:
     key = str(roles.get("user_id", "user_id"))
     fields = roles.get("profile") or [name for name in found if name != key]
     _require(workspace, "user_file", path, found, [key, *map(str, fields)])
+    _need_plain(workspace, "user_file", path, [key])
     read = _reader(workspace, "user_file", found)
-    workspace.db.execute(
-        f"CREATE OR REPLACE VIEW raw_users AS SELECT {read(key)} AS user_id, "
-        f"{_map([str(name) for name in fields], read)} AS profile FROM user_file"
-    )
+    content, bad = _content(workspace, "user_file")
+    workspace.db.execute(f"""
+        CREATE OR REPLACE VIEW raw_users AS
+        SELECT {sql(path.name)} AS file, _row AS row, {content} AS content, {bad} AS reason,
+               {_id(workspace, "user_file", read(key))} AS user_id,
+               {_map([str(name) for name in fields], read)} AS profile
+        FROM user_file
+        UNION ALL
+        SELECT file, row, content, reason, NULL, NULL FROM malformed WHERE view = 'user_file'
+    """)
+
+
+def _need_plain(workspace: Workspace, table: str, path: Path, names: list[str]) -> None:
+    """Raise SourceError where a column holds lists or structs. Objects of JSON differ from row to row."""
+    if _is_json(workspace, table):
+        return
+    for name in names:
+        kind = _column(workspace, table, name)[1]
+        if kind.endswith("]") or kind.startswith(("STRUCT", "MAP")):
+            raise SourceError(f"{path}: expected texts or numbers in column {name!r}; found {kind}")
+
+
+def _id(workspace: Workspace, table: str, value: str) -> str:
+    """SQL of an id, null where JSON has a list or an object in its place."""
+    if not _is_json(workspace, table):
+        return value
+    kind = f"json_type({value.replace('->>', '->')})"
+    return f"CASE WHEN {kind} NOT IN ('OBJECT', 'ARRAY') THEN {value} END"
 
 
 def _map(names: list[str], read: Reader) -> str:

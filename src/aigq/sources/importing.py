@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from aigq.erased import Erased
 from aigq.errors import SourceError, is_disk_full
-from aigq.sources.checks import RAW_COLUMNS, check
+from aigq.sources.checks import RAW_COLUMNS, check, check_entities
 from aigq.sources.summary import ImportSummary
 from aigq.sources.workspace import MEMORY_LIMIT, Workspace, first_line
 from aigq.sources.writing import write_tables
@@ -80,6 +80,7 @@ def import_rows(
         try:
             provenance = fill(workspace)
             check(workspace.db, now, erased)
+            check_entities(workspace.db, erased)
         except (duckdb.InvalidInputException, duckdb.DataError) as error:
             # files are read lazily: a damaged page, bytes that are no text and the like show only here
             if is_disk_full(error):

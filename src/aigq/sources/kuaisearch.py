@@ -75,7 +75,7 @@ def _users(workspace: Workspace, path: Path) -> None:
     )
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw_users AS
-        SELECT json ->> '$.user_id' AS user_id,
+        SELECT file, _row AS row, line AS content, {NOT_JSON} AS reason, json ->> '$.user_id' AS user_id,
                map_from_entries(list_filter([{entries}], lambda entry: entry.v <> 'UNKNOWN')) AS profile
         FROM kuai_users
     """)
@@ -88,7 +88,8 @@ def _items(workspace: Workspace, path: Path) -> None:
     levels = ", ".join(f"json ->> '$.category_level{level}_name'" for level in (1, 2, 3))
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw_items AS
-        SELECT json ->> '$.item_id' AS item_id, json ->> '$.item_title' AS title,
+        SELECT file, _row AS row, line AS content, {NOT_JSON} AS reason,
+               json ->> '$.item_id' AS item_id, json ->> '$.item_title' AS title,
                list_filter([{levels}], lambda name: name <> 'UNKNOWN') AS category,
                json ->> '$.brand_name' AS brand,
                CASE WHEN json ->> '$.seller_name' IS NOT NULL
