@@ -396,7 +396,11 @@ def test_invalid_utf8_is_set_aside_with_its_line(aigq, name):
     Path(name).write_bytes(content)
     assert imported(aigq, name)["rejected"] == {"invalid UTF-8": 2}
     assert [event["query"] for event in events()] == ["牛奶"]
-    assert [(row["row"], "caf�" in row["content"]) for row in rejected()] == [(1, True), (2, False)]
+    first = 2 if name == "log.csv" else 1  # a header is a line, too
+    assert [(row["row"], "caf�" in row["content"]) for row in rejected()] == [
+        (first, True),
+        (first + 1, False),
+    ]
 
 
 def test_invalid_utf8_in_a_parquet_file(aigq):

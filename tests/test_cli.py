@@ -445,6 +445,15 @@ def test_doctor(aigq):
     assert aigq("doctor")[0] == DONE
 
 
+@pytest.mark.parametrize("run", ["file", "file/run"])
+def test_doctor_with_a_file_for_a_run_folder(aigq, tmp_path, run):
+    (tmp_path / "file").touch()
+    code, out, _ = aigq("doctor", "--run", str(tmp_path / run), "--json")
+    assert code == FAILED
+    details = {check["name"]: check["detail"] for check in json.loads(out)["checks"]}
+    assert details["run folder"] == f"{tmp_path / 'file'} is a file; give --run a folder"
+
+
 def test_version_and_help(aigq):
     assert aigq("--version")[0] == DONE
     code, out, _ = aigq("--help")

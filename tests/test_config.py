@@ -1,6 +1,7 @@
 from datetime import date
 from pathlib import Path
 
+import duckdb
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -98,6 +99,23 @@ def test_what_set_overrides_is_not_blamed_on_the_environment(minimal, monkeypatc
     assert config.load(minimal, ["sft.epochs=3"]).sft.epochs == 3
     with pytest.raises(ConfigError, match=r"^--set sft.epochs=-1: sft.epochs: "):
         config.load(minimal, ["sft.epochs=-1"])
+
+
+def test_a_folder_is_no_config_file(tmp_path):
+    with pytest.raises(ConfigError, match=r"cannot be read: Is a directory; give --config a YAML file"):
+        config.load(tmp_path)
+
+
+@pytest.mark.parametrize("size", ["foo", "3", "0GB", "GB", "3 bananas", "-1GB"])
+def test_memory_that_is_no_size(minimal, size):
+    with pytest.raises(ConfigError, match=r"history\.memory_limit: .* is no size; give .* such as 3GB"):
+        config.load(minimal, [f"history.memory_limit='{size}'"])
+
+
+@pytest.mark.parametrize("size", ["3GB", "500 MB", "0.5gib"])
+def test_memory_as_the_engine_takes_it(minimal, size):
+    limit = config.load(minimal, [f"history.memory_limit={size}"]).history.memory_limit
+    assert duckdb.connect(config={"memory_limit": limit})
 
 
 @pytest.mark.parametrize(

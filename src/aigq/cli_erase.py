@@ -24,10 +24,13 @@ def erase_user(
     """
     from aigq.erasure.erase import erase
     from aigq.serving.server import default_urls
+    from aigq.serving.streams import need_log
 
     name = user.strip()
     if not name:
         raise UsageError("give the id of a user")
+    if log is not None:  # the log of the run itself need not be there
+        need_log(log)
     run = common.open()
     default_store, default_log = default_urls(run.folder)
     with run.alone(), redirect_stdout(sys.stderr):

@@ -5,13 +5,14 @@
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from aigq.config_base import Section
 from aigq.config_recall import ChannelsConfig
@@ -28,6 +29,7 @@ from aigq.errors import ConfigError
 
 ENVIRONMENT: Final = "AIGQ__"
 """AIGQ__SERVING__DEADLINE_MS=20 in the environment is serving.deadline_ms=20."""
+_SIZE: Final = re.compile(r"(?i)(?=[\d.]*[1-9])\d+(\.\d+)?\s*[kmgt]i?b")
 
 
 class DataConfig(Section):
@@ -52,6 +54,13 @@ class HistoryConfig(Section):
         "title; generated: written by the model of `aigq train item-text`",
     )
     memory_limit: str = Field("3GB", description="DuckDB's memory; a longer log is divided by users")
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _is_a_size(cls, value: str) -> str:
+        if not _SIZE.fullmatch(value.strip()):
+            raise ValueError(f"{value!r} is no size; give a number with a unit, such as 3GB or 500MB")
+        return value
 
 
 class SplitConfig(Section):
@@ -260,6 +269,8 @@ def load(
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no config file at {path}; the recipes are in recipes/*.yaml") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}; give --config a YAML file") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):

@@ -128,8 +128,10 @@ def _disk(run: Path) -> Check:
 
 def _writable(run: Path) -> Check:
     folder = _existing(run)
+    if not folder.is_dir():
+        return Check("run folder", "failed", f"{folder} is a file; give --run a folder")
     try:
-        with tempfile.TemporaryFile(dir=folder if folder.is_dir() else folder.parent):
+        with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         return Check(

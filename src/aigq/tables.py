@@ -67,7 +67,9 @@ USERS: Final = pa.schema(
 REJECTED: Final = pa.schema(
     [
         pa.field("file", pa.string(), nullable=False),
-        pa.field("row", pa.int64()),  # 1-based row of the file, when known
+        pa.field(
+            "row", pa.int64()
+        ),  # line of a text file, row of a Parquet file, from 1; null in a log without
         pa.field("reason", pa.string(), nullable=False),
         pa.field("content", pa.string()),  # the row as text, at most 1,000 characters
     ]

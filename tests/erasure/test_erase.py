@@ -29,6 +29,7 @@ from aigq.serving.stores import open_store
 from aigq.serving.stores.embedded import LmdbStore
 from aigq.serving.streams import Message, open_log
 from aigq.sources import import_source
+from aigq.sources.importing import alone
 
 USER = "visitor-remarkable"
 GAMES = ["zelda", "halo", "fifa 12", "forza", "batman", "portal 2", "skyrim", "rage"]
@@ -217,6 +218,37 @@ def test_nothing_is_erased_while_another_command_works_in_the_run(shop, capsys):
     with Run.open(shop / "run", resolve(None, shop / "run", ())[0]).alone():
         assert main(["erase-user", USER, "--run", "run"]) == 2
     assert "another aigq command works in" in capsys.readouterr().err
+    assert places_of(shop, USER) == before
+
+
+def test_nothing_is_erased_while_an_import_works_in_the_tables(shop, capsys):
+    before = places_of(shop, USER)
+    with alone(shop / "tables"):
+        assert main(["erase-user", USER, "--run", "run"]) == 2
+    assert "another `aigq import` or `aigq erase-user` works in tables" in capsys.readouterr().err
+    assert places_of(shop, USER) == before
+    assert erase(capsys)[0] == 0
+
+
+def test_no_import_works_in_the_tables_while_a_user_is_erased(shop, capsys, monkeypatch):
+    real, codes = places.erase_tables, []
+
+    def meanwhile(*arguments):
+        codes.append(main(["import", "bestbuy", "log.csv", "--out", "tables"]))
+        return real(*arguments)
+
+    monkeypatch.setattr(places, "erase_tables", meanwhile)
+    assert main(["erase-user", USER, "--run", "run"]) == 0
+    assert codes == [2]
+    assert "works in tables" in capsys.readouterr().err
+    assert not (shop / "tables" / ".import.lock").exists()
+
+
+def test_a_mistyped_log_is_no_empty_one(shop, capsys):
+    before = places_of(shop, USER)
+    assert main(["erase-user", USER, "--run", "run", "--log", "sqlite:evens.sqlite"]) == 2
+    assert "no event log at evens.sqlite" in capsys.readouterr().err
+    assert not (shop / "evens.sqlite").exists()
     assert places_of(shop, USER) == before
 
 

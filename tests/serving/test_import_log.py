@@ -231,6 +231,10 @@ def test_the_command(tmp_path, capsys, monkeypatch):
     assert main(["import", "log", "--out", str(out)]) == 2
     assert "AIGQ_LOG" in capsys.readouterr().err
     monkeypatch.setenv("AIGQ_LOG", url)
+    assert main(["import", "log", "--out", str(out)]) == 2
+    assert f"no event log at {tmp_path}/log.sqlite" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    wrote(url)
     assert main(["import", "log", "--out", str(out)]) == 1
     assert "no events are left" in capsys.readouterr().err
     wrote(url, Message("u", encode(Event("1", "u", time.time() - 60, "search", "sled"))))

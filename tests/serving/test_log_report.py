@@ -35,6 +35,7 @@ async def fill(url, bodies):
 
 
 def test_what_was_set_aside_is_told_by_reason(url):
+    asyncio.run(open_log(url).close())
     assert [c["detail"] for c in checks_of(url)[1:]] == ["nothing"]
     asyncio.run(fill(url, [b"first", b"\xc1", b"x" * 500, b"good"]))
     events, *aside = checks_of(url)
@@ -56,3 +57,10 @@ def test_a_log_that_does_not_answer_and_one_that_is_none():
     assert (done.returncode, "failed" in done.stdout, "pw" in done.stdout) == (1, True, False)
     done = aigq("doctor", "--events", "csv:here", check=False)
     assert (done.returncode, "no log has the scheme 'csv'" in done.stderr) == (2, True)
+
+
+def test_a_mistyped_file_is_no_empty_log(tmp_path):
+    path = tmp_path / "runs" / "evens.sqlite"
+    done = aigq("doctor", "--events", f"sqlite:{path}", check=False)
+    assert (done.returncode, f"no event log at {path}" in done.stderr) == (2, True)
+    assert not path.parent.exists()

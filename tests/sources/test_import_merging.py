@@ -71,7 +71,7 @@ def test_two_imports_into_one_folder(bring, tmp_path, monkeypatch):
     real = importing.write_tables
 
     def meanwhile(*arguments):
-        with pytest.raises(SourceError, match="another import works in"):
+        with pytest.raises(SourceError, match="another `aigq import` or `aigq erase-user` works in"):
             bring("files", two)
         return real(*arguments)
 

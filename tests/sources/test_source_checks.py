@@ -221,7 +221,7 @@ def test_a_quote_that_never_closes(bring, tmp_path):
     )
     assert bring("files", log).rejected == {"malformed CSV line": 1}
     (rejected,) = rows(tmp_path / "out", "rejected")
-    assert rejected["row"] == 2
+    assert rejected["row"] == 3
     assert "tea" in rejected["content"]  # what the quote swallowed can still be read
 
 
@@ -236,3 +236,127 @@ def test_delimiters_byte_order_mark_and_windows_lines(bring, tmp_path, delimiter
 def test_gzip(bring, tmp_path):
     (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(json.dumps(GOOD).encode()))
     assert bring("files", tmp_path / "log.jsonl.gz").events == 1
+
+
+NOBODY = ",2024-01-01,search,milk\n"
+GOOD_LINE = "u,2024-01-01,search,tea\n"
+NUMBERED = {
+    "header": (NOBODY, [2]),
+    "blank lines": ("\n" + NOBODY + "\n\n" + NOBODY, [3, 6]),
+    "malformed lines": ("a,b,c,d,e,f\n" + NOBODY + "x\n" + NOBODY, [2, 3, 4, 5]),
+    "rows of several lines": ('u,2024-01-01,search,"a\n\nb"\n' + NOBODY + "\nx,y\n" + NOBODY, [5, 7, 8]),
+    "a quote inside a word": ('u,2024-01-01,search,12" tv\n\n' + NOBODY, [4]),
+    "a quote that never closes": (
+        GOOD_LINE + "\n" + NOBODY + '\nu,2024-01-01,search,"' + "x\n" * 99_999,
+        [4, 6],
+    ),
+}
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(("lines", "numbers"), NUMBERED.values(), ids=NUMBERED)
+def test_rejected_rows_of_csv_have_the_line_of_the_file(bring, tmp_path, lines, numbers, end):
+    text = "user_id,ts,action,query\n" + lines + GOOD_LINE
+    (tmp_path / "log.csv").write_bytes(text.replace("\n", end).encode("utf-8-sig"))
+    bring("files", tmp_path / "log.csv")
+    assert [row["row"] for row in rows(tmp_path / "out", "rejected")] == numbers
+
+
+def test_lines_of_a_long_csv_are_counted_right(bring, tmp_path):
+    half = GOOD_LINE * 200_000
+    (tmp_path / "log.csv").write_text(
+        "user_id,ts,action,query\n" + half + "\n" + NOBODY + half + "x\n" + NOBODY
+    )
+    bring("files", tmp_path / "log.csv")
+    assert [row["row"] for row in rows(tmp_path / "out", "rejected")] == [200_003, 400_004, 400_005]
+
+
+ODD_LINES = {
+    "a byte that is no text": (b"\xff", "invalid UTF-8"),
+    "such a byte after the object": (json.dumps(GOOD).encode() + b"\xe9", "invalid UTF-8"),
+    "such a byte in the query": (
+        b'{"user_id": "u", "ts": "2024-05-01", "action": "search", "query": "\xe9"}',
+        "invalid UTF-8",
+    ),
+    "control characters": (b'{"user_id": "u\x01\x00"}', "not a JSON object"),
+}
+
+
+@pytest.mark.parametrize("source", ["files", "ubi"])
+@pytest.mark.parametrize(("line", "reason"), ODD_LINES.values(), ids=ODD_LINES)
+def test_an_odd_byte_in_json_lines_rejects_its_line_alone(bring, tmp_path, source, line, reason):
+    good = json.dumps(
+        GOOD | {"action_name": "search", "user_query": "milk", "timestamp": GOOD["ts"]}
+    ).encode()
+    if source == "ubi":
+        for name, of_ubi in ((b"action", b"action_name"), (b"query", b"user_query"), (b"ts", b"timestamp")):
+            line = line.replace(b'"%s"' % name, b'"%s"' % of_ubi)
+    (tmp_path / "log.jsonl").write_bytes(good + b"\n\n  \r\n" + line + b"\r\n" + good + b"\n")
+    assert bring(source, tmp_path / "log.jsonl").rejected == {reason: 1}
+    assert [(row["row"], row["reason"]) for row in rows(tmp_path / "out", "rejected")] == [(4, reason)]
+    assert [event["query"] for event in rows(tmp_path / "out")] == ["milk"]
+
+
+def test_json_lines_end_with_any_newline_and_hold_returns(bring, tmp_path):
+    line = json.dumps(GOOD).encode()
+    (tmp_path / "log.jsonl").write_bytes(line + b"\r\n" + line.replace(b", ", b",\r ") + b"\n{\n")
+    assert bring("files", tmp_path / "log.jsonl").rejected == {"not a JSON object": 1}
+    assert rows(tmp_path / "out", "rejected")[0]["row"] == 3
+
+
+@pytest.mark.parametrize("zone", [None, "UTC"])
+@pytest.mark.parametrize(("unit", "far"), [("ms", 2**62), ("us", 2**62), ("ns", 2**62)])
+def test_times_of_parquet_out_of_range(bring, tmp_path, unit, far, zone):
+    good = 1714557600 * {"ms": 10**3, "us": 10**6, "ns": 10**9}[unit]
+    times = pa.array([good, far, None, -far], pa.timestamp(unit, zone))
+    columns = {"user_id": ["u"] * 4, "ts": times, "action": ["search"] * 4, "query": ["tea"] * 4}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    assert bring("files", tmp_path / "log.parquet").rejected == {
+        "no time": 1,
+        "time before 1990": 1,
+        "time in the future": 1,
+    }
+    assert [event["ts"] for event in rows(tmp_path / "out")] == [datetime(2024, 5, 1, 10)]
+    assert [row["row"] for row in rows(tmp_path / "out", "rejected")] == [2, 3, 4]
+
+
+def test_dates_of_parquet_out_of_range(bring, tmp_path):
+    times = pa.array([19_844, 2**31 - 1, -(2**31) + 2], pa.date32())
+    columns = {"user_id": ["u"] * 3, "ts": times, "action": ["search"] * 3, "query": ["tea"] * 3}
+    pq.write_table(pa.table(columns), tmp_path / "log.parquet")
+    assert bring("files", tmp_path / "log.parquet").rejected == {
+        "time in the future": 1,
+        "time not understood": 1,
+    }
+
+
+ROLES = {"user_id": "user.id", "ts": "ts", "action": "search", "query": "query"}
+
+
+def test_a_dotted_name_of_csv_is_a_column(bring, tmp_path):
+    (tmp_path / "log.csv").write_text("user.id,ts,query\nu,2024-01-01,tea\n")
+    assert bring("files", tmp_path / "log.csv", columns=ROLES).events == 1
+    (tmp_path / "log.csv").write_text("user,ts,query\nu,2024-01-01,tea\n")
+    with pytest.raises(SourceError, match=r"expected column 'user\.id'; found user, ts, query"):
+        bring("files", tmp_path / "log.csv", columns=ROLES)
+
+
+@pytest.mark.parametrize("user", [{"user": {"id": "u"}}, {"user.id": "u"}])
+@pytest.mark.parametrize("name", ["log.jsonl", "log.parquet"])
+def test_a_dotted_name_is_a_path_or_a_name_that_is_there(bring, tmp_path, user, name):
+    row = user | {"ts": "2024-01-01", "query": "tea"}
+    if name == "log.jsonl":
+        write_json_lines(tmp_path / name, [row])
+    else:
+        pq.write_table(pa.Table.from_pylist([row]), tmp_path / name)
+    bring("files", tmp_path / name, columns=ROLES)
+    assert [event["user_id"] for event in rows(tmp_path / "out")] == ["u"]
+
+
+def test_a_dotted_name_that_a_struct_lacks(bring, tmp_path):
+    pq.write_table(
+        pa.Table.from_pylist([{"user": {"name": "u"}, "ts": "2024-01-01", "query": "a"}]),
+        tmp_path / "l.parquet",
+    )
+    with pytest.raises(SourceError, match=r"expected column 'user\.id'"):
+        bring("files", tmp_path / "l.parquet", columns=ROLES)

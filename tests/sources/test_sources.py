@@ -81,6 +81,44 @@ def test_online_retail(bring, tmp_path):
     assert rows(tmp_path / "out", "users")[0]["profile"] == [("country", "France")]
 
 
+@pytest.mark.parametrize("kind", [pa.int64(), pa.float64()])
+def test_online_retail_whose_numbers_are_no_texts(bring, tmp_path, kind):
+    number = pa.array([536365, 536366], kind)
+    retail = {
+        "InvoiceNo": number,
+        "StockCode": number,
+        "Description": ["RED MUG", "JAM JAR"],
+        "Quantity": [6, 1],
+        "InvoiceDate": pa.array([15_000, 15_001], pa.date32()),
+        "UnitPrice": [2.5, 1.0],
+        "CustomerID": pa.array([17850, None], kind),
+        "Country": ["France", "Spain"],
+    }
+    pq.write_table(pa.table(retail), tmp_path / "retail.parquet")
+    assert bring("online_retail", tmp_path / "retail.parquet").rejected == {"no user": 1}
+    assert told(tmp_path / "out", "user_id", "action", "item_id", "request_id") == [
+        ("17850", "purchase", "536365", "536365"),
+        ("17850", "search", None, "536365"),
+    ]
+
+
+@pytest.mark.parametrize("index", [1_700_000_000_000, 10**13, -(2**63), 10**25, "soon"])
+def test_kuaisearch_with_an_index_that_is_no_place(bring, tmp_path, index):
+    search = {"user_id": 1, "session_id": 7, "time_index": 90, "query": "大衣"}
+    write_json_lines(tmp_path / "recall.jsonl", [search, search | {"time_index": index}])
+    assert bring("kuaisearch", tmp_path).rejected == {"time not understood": 1}
+    assert [str(event["ts"]) for event in rows(tmp_path / "out")] == ["2000-01-01 01:30:00"]
+
+
+def test_bestbuy_categories_that_are_numbers(bring, tmp_path):
+    line = "u1,111,9,halo,2011-08-11 04:00:17,2011-08-11 03:59:04\n"
+    (tmp_path / "searches.csv").write_text(BESTBUY + line)
+    path = [{"id": 1, "name": 360}, {"id": 9, "name": "Xbox"}]
+    (tmp_path / "categories.json").write_text(json.dumps([{"id": 9, "name": "Xbox", "path": path}]))
+    bring("bestbuy", tmp_path)
+    assert rows(tmp_path / "out", "items")[0]["category"] == ["360", "Xbox"]
+
+
 @pytest.mark.parametrize(
     ("title", "phrase"),
     [

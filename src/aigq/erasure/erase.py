@@ -13,6 +13,7 @@ from aigq.serving.keys import user_names
 from aigq.serving.stores import open_store
 from aigq.serving.streams import open_log
 from aigq.serving.users import erase_all
+from aigq.sources.importing import alone
 
 
 def erase(run: Run, user: str, store: str, log: str) -> dict[str, Any]:
@@ -33,10 +34,17 @@ def erase(run: Run, user: str, store: str, log: str) -> dict[str, Any]:
         messages; `found`: where the id still is; `sought_in`: what the scan can say of such an id.
 
     Raises:
-        UsageError: the config differs from that of the run; the secret for names is not set.
+        UsageError: the config differs from that of the run; the secret for names is not set; an import
+            works in the tables.
         StoreError, LogError: the store or the log does not answer; call it again then.
     """
     run.check("prepare")
+    with alone(run.config.data.tables):  # an import that began before would bring the user back
+        return _erase(run, user, store, log)
+
+
+def _erase(run: Run, user: str, store: str, log: str) -> dict[str, Any]:
+    """What `erase` does, alone in the run and the tables."""
     name = user_names(run.config.serving.hash_users_with)(user)
     sought, tables, prepared = (
         Sought(frozenset((user, name))),

@@ -16,8 +16,9 @@ import msgspec
 
 from aigq.serving.keys import user_names
 from aigq.serving.state import Event
-from aigq.serving.streams import Message, open_log
+from aigq.serving.streams import Message, need_log, open_log
 from aigq.sources import ubi
+from aigq.sources.checks import id_sql
 from aigq.sources.importing import import_rows
 from aigq.sources.summary import ImportSummary
 from aigq.sources.workspace import MEMORY_LIMIT, Workspace, sql
@@ -50,11 +51,12 @@ def import_log(
         memory_limit: DuckDB's; what does not fit spills to disk.
 
     Raises:
-        UsageError: no log has such a URL; the secret for names is not set.
+        UsageError: no log has such a URL, or no file is there; the secret for names is not set.
         LogError: the log does not answer; nothing was written.
         EmptyLogError: no event is there, and none was; nothing was written.
     """
     name = user_names(hash_users_with)
+    need_log(url)
 
     def fill(workspace: Workspace) -> Provenance:
         lines = workspace.folder / "log"
@@ -143,7 +145,7 @@ def _adjust(workspace: Workspace, out: Path) -> None:
     workspace.db.execute("ALTER VIEW raw_items RENAME TO told_items")
     items = out / "items.parquet"
     named = f"SELECT item_id FROM read_parquet({sql(items)}) WHERE title IS NOT NULL OR category IS NOT NULL"
-    unnamed = f"WHERE item_id NOT IN ({named})" if items.exists() else ""
+    unnamed = f"WHERE {id_sql('item_id')} NOT IN ({named})" if items.exists() else ""
     workspace.db.execute(f"CREATE VIEW raw_items AS SELECT * FROM told_items {unnamed}")
 
 

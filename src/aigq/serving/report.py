@@ -12,7 +12,7 @@ from aigq.serving.catalog import current
 from aigq.serving.nearline import GROUP
 from aigq.serving.stores import Store, StoreError, open_store
 from aigq.serving.stores import shown as without_password
-from aigq.serving.streams import LogError, open_log
+from aigq.serving.streams import LogError, need_log, open_log
 from aigq.serving.streams.log import DeadLetter
 
 _LETTERS: Final = 1000  # dead letters that are looked at, the latest
@@ -35,7 +35,11 @@ def report(url: str) -> list[Check]:
 
 
 def events_report(url: str) -> list[Check]:
-    """How far the worker is behind, and what it set aside, by reason. Raises UsageError for a wrong URL."""
+    """How far the worker is behind, and what it set aside, by reason.
+
+    Raises UsageError for a wrong URL, and where no SQLite file is there.
+    """
+    need_log(url)
     return asyncio.run(_events_report(url))
 
 

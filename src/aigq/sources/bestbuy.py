@@ -63,8 +63,8 @@ def _categories(workspace: Workspace, path: Path) -> None:
     if path.is_file():
         try:
             for category in json.loads(path.read_text(encoding="utf-8")):
-                ids.append(category["id"])
-                names.append([step["name"] for step in category["path"]])
+                ids.append(str(category["id"]))
+                names.append([str(step["name"]) for step in category["path"] if step["name"] is not None])
         except (ValueError, KeyError, TypeError):
             raise SourceError(f"{path}: expected a JSON list of categories with id and path") from None
     table = pa.table({"id": pa.array(ids, pa.string()), "names": pa.array(names, pa.list_(pa.string()))})

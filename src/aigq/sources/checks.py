@@ -2,7 +2,7 @@
 
 A source describes its log as a relation `raw`, one row per log line, with the columns of `RAW_COLUMNS`.
 `check` turns it into the table `checked`: the same rows with clean values, `reason` null where the row is
-an event.
+an event. `check_entities` does the same for `raw_items` and `raw_users`.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -15,7 +15,7 @@ from aigq.tables import ACTIONS
 
 RAW_COLUMNS: Final = {
     "file": "VARCHAR",
-    "row": "BIGINT",  # 1-based row of the file
+    "row": "BIGINT",  # line of a text file, row of a Parquet file, from 1
     "content": "VARCHAR",  # the row as text, kept for rejected rows
     "reason": "VARCHAR",  # why the source itself refuses the row
     "user_id": "VARCHAR",
@@ -28,6 +28,13 @@ RAW_COLUMNS: Final = {
     "session_id": "VARCHAR",
     "search_ts": "VARCHAR",  # when the query behind this row was issued: adds a search event
 }
+ORIGIN: Final = tuple(RAW_COLUMNS)[:4]
+"""Columns that `raw_items` and `raw_users` have, too, where they come from files of their own."""
+ENTITIES: Final = {
+    "items": ("item_id", ("title", "category", "brand", "attributes", "price"), "no item"),
+    "users": ("user_id", ("profile",), "no user"),
+}
+"""Their id, their other columns, and the reason to refuse a row without id."""
 MAX_QUERY: Final = 1_000
 CLOCK_SKEW: Final = timedelta(days=1)
 _BROKEN = "chr(65533)"  # what decoding leaves in the place of invalid bytes
@@ -43,7 +50,7 @@ def timestamp_sql(column: str, kind: str) -> str:
     if kind.startswith("TIMESTAMP WITH TIME ZONE"):
         return f"({column} AT TIME ZONE 'UTC')"
     if kind.startswith(("TIMESTAMP", "DATE")):
-        return f"{column}::TIMESTAMP"
+        return f"TRY_CAST({column} AS TIMESTAMP)"
     text = f"trim({column}::VARCHAR)"
     number = f"try_cast({text} AS DOUBLE)"
     return (
@@ -65,6 +72,12 @@ def id_sql(column: str) -> str:
     """SQL that strips an id, null when it is blank or says that there is none."""
     none = ", ".join(f"'{word}'" for word in NO_ID)
     return f"CASE WHEN lower({text_sql(column)}) NOT IN ({none}) THEN {text_sql(column)} END"
+
+
+_CATEGORY: Final = (
+    f"nullif(list_filter(list_transform(category, lambda level: {text_sql('level')}), "
+    "lambda level: level IS NOT NULL), []) AS category"
+)
 
 
 def check(connection: duckdb.DuckDBPyConnection, now: datetime | None, erased: Erased) -> None:
@@ -112,6 +125,32 @@ def check(connection: duckdb.DuckDBPyConnection, now: datetime | None, erased: E
                CASE WHEN reason <> '{REASON}' THEN left(content, 1000) END AS content
         FROM judged
     """)
+
+
+def check_entities(connection: duckdb.DuckDBPyConnection, erased: Erased) -> None:
+    """Write `checked_items` and `checked_users`: ids as those of events, categories without blank levels.
+
+    `reason` is null where the row can be used. `file` is null where rows of the log tell of items or users:
+    these rows are accounted for as events.
+    """
+    for name, (key, fields, without) in ENTITIES.items():
+        found = {row[0] for row in connection.execute(f"DESCRIBE raw_{name}").fetchall()}
+        origin = (
+            column if column in found else f"NULL::{RAW_COLUMNS[column]} AS {column}" for column in ORIGIN
+        )
+        values = ", ".join(_CATEGORY if field == "category" else field for field in fields)
+        listed = erased.is_listed(key) if key == "user_id" else "false"
+        connection.execute(f"""
+            CREATE OR REPLACE TABLE checked_{name} AS
+            WITH clean AS (SELECT {", ".join(origin)}, {id_sql(key)} AS {key}, {values} FROM raw_{name})
+            SELECT * REPLACE (left(content, 1000) AS content, CASE
+                WHEN {listed} THEN '{REASON}'
+                WHEN reason IS NOT NULL THEN reason
+                WHEN contains({key}, {_BROKEN}) THEN 'invalid UTF-8'
+                WHEN {key} IS NULL THEN '{without}'
+                END AS reason)
+            FROM clean
+        """)
 
 
 def _naive_utc(moment: datetime | None) -> datetime:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aigq.sources.ubi import action_sql
-from aigq.sources.workspace import Workspace, export_files
+from aigq.sources.workspace import NOT_JSON, Workspace, export_files
 from aigq.tables import Provenance
 
 EVENT_NAMES = {
@@ -42,10 +42,10 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
                      coalesce(json -> '$.items[*]', []::JSON[]) AS items
               FROM ga4_lines)
     """)
-    workspace.db.execute("""
+    workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw AS
         SELECT file, _row AS row, line AS content,
-               CASE WHEN json IS NULL THEN 'not a JSON object' END AS reason,
+               {NOT_JSON} AS reason,
                coalesce(nullif(json ->> '$.user_id', ''), json ->> '$.user_pseudo_id') AS user_id,
                json ->> '$.event_timestamp' AS ts, action, search_term AS query,
                item ->> '$.item_id' AS item_id,

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from aigq.erased import Erased
 from aigq.errors import SourceError, is_disk_full
-from aigq.sources.checks import RAW_COLUMNS, check
+from aigq.sources.checks import RAW_COLUMNS, check, check_entities
 from aigq.sources.summary import ImportSummary
 from aigq.sources.workspace import MEMORY_LIMIT, Workspace, first_line
 from aigq.sources.writing import write_tables
@@ -47,7 +47,7 @@ def import_source(
 
     Raises:
         SourceError: the source is unknown, the file is not what it should be, `out` is no folder or another
-            import works in it; nothing was written.
+            command works in it; nothing was written.
         EmptyLogError: no event is left; nothing was written.
     """
     if source not in SOURCES:
@@ -74,14 +74,15 @@ def import_rows(
 
     The other arguments and what is raised are those of `import_source`.
     """
-    with _alone(Path(out)), Workspace(memory_limit) as workspace:
+    with alone(Path(out)), Workspace(memory_limit) as workspace:
         erased = Erased.load(Path(out))
         _empty_entities(workspace)
         try:
             provenance = fill(workspace)
             check(workspace.db, now, erased)
-        except duckdb.InvalidInputException as error:
-            # files are read lazily, so a damaged page or bytes that are no text show only here
+            check_entities(workspace.db, erased)
+        except (duckdb.InvalidInputException, duckdb.DataError) as error:
+            # files are read lazily: a damaged page, bytes that are no text and the like show only here
             if is_disk_full(error):
                 raise
             raise SourceError(f"{name}: the file cannot be read; {first_line(error)}") from None
@@ -89,8 +90,14 @@ def import_rows(
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
-    """Keep other imports from a folder, which is made if needed, and goes again where nothing was written."""
+def alone(out: Path) -> Iterator[None]:
+    """Keep other imports and erasures from a folder of tables; the lock goes with the process.
+
+    The folder is made if needed, and goes again where nothing was written.
+
+    Raises:
+        SourceError: another command works in the folder, or it is none and cannot become one.
+    """
     made, path = not out.exists(), out / ".import.lock"
     lock = FileLock(path, blocking=False)
     try:
@@ -101,7 +108,9 @@ def _alone(out: Path) -> Iterator[None]:
     except PermissionError:
         raise SourceError(f"{out} cannot be written: permission denied; give --out another folder") from None
     except Timeout:
-        raise SourceError(f"another import works in {out}; import again when it has ended") from None
+        raise SourceError(
+            f"another `aigq import` or `aigq erase-user` works in {out}; try again when it has ended"
+        ) from None
     try:
         yield
     finally:
@@ -123,4 +132,3 @@ def _empty_entities(workspace: Workspace) -> None:
         "CREATE VIEW raw_users AS SELECT NULL::VARCHAR AS user_id, "
         "NULL::MAP(VARCHAR, VARCHAR) AS profile WHERE false"
     )
-    workspace.db.execute("CREATE TABLE malformed (file VARCHAR, row BIGINT, content VARCHAR, reason VARCHAR)")

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from aigq.errors import SourceError
-from aigq.sources.workspace import Workspace
+from aigq.sources.workspace import NOT_JSON, Workspace
 from aigq.tables import Provenance
 
 START = "2000-01-01"
+MAX_INDEX = 1_000_000_000
+"""No search has a later place: what is above it is a clock's time or a mistake."""
 _KEYS = ("user_id", "session_id", "time_index", "query")
 
 
@@ -43,12 +45,15 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
                list_position(json ->> '$.impressed_item_ids[*]', item)
         FROM (SELECT *, unnest(json ->> '$.purchased_item_ids[*]') AS item FROM kuai)
     """
+    index = "try_cast(json ->> '$.time_index' AS BIGINT)"
+    minutes = f"CASE WHEN {index} BETWEEN -{MAX_INDEX} AND {MAX_INDEX} THEN {index} END"
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw AS
         SELECT file, _row AS row, line AS content,
-               CASE WHEN json IS NULL THEN 'not a JSON object' END AS reason,
+               coalesce({NOT_JSON}, CASE WHEN json ->> '$.time_index' IS NOT NULL AND {minutes} IS NULL
+                                         THEN 'time not understood' END) AS reason,
                json ->> '$.user_id' AS user_id,
-               TIMESTAMP '{START}' + to_minutes(try_cast(json ->> '$.time_index' AS BIGINT)) AS ts,
+               TIMESTAMP '{START}' + to_minutes({minutes}) AS ts,
                action, json ->> '$.query' AS query, item_id,
                concat_ws('-', json ->> '$.session_id', json ->> '$.time_index') AS request_id,
                position::VARCHAR AS position, json ->> '$.session_id' AS session_id,
@@ -70,7 +75,7 @@ def _users(workspace: Workspace, path: Path) -> None:
     )
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw_users AS
-        SELECT json ->> '$.user_id' AS user_id,
+        SELECT file, _row AS row, line AS content, {NOT_JSON} AS reason, json ->> '$.user_id' AS user_id,
                map_from_entries(list_filter([{entries}], lambda entry: entry.v <> 'UNKNOWN')) AS profile
         FROM kuai_users
     """)
@@ -83,7 +88,8 @@ def _items(workspace: Workspace, path: Path) -> None:
     levels = ", ".join(f"json ->> '$.category_level{level}_name'" for level in (1, 2, 3))
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw_items AS
-        SELECT json ->> '$.item_id' AS item_id, json ->> '$.item_title' AS title,
+        SELECT file, _row AS row, line AS content, {NOT_JSON} AS reason,
+               json ->> '$.item_id' AS item_id, json ->> '$.item_title' AS title,
                list_filter([{levels}], lambda name: name <> 'UNKNOWN') AS category,
                json ->> '$.brand_name' AS brand,
                CASE WHEN json ->> '$.seller_name' IS NOT NULL

@@ -34,6 +34,7 @@ COLUMNS = (
     "CustomerID",
     "Country",
 )
+_IDS = ("InvoiceNo", "StockCode", "CustomerID")
 NOT_PRODUCTS = ("POST", "DOT", "M", "C2", "D", "S", "BANK CHARGES", "AMAZONFEE", "CRUK", "B", "PADS")
 
 _COUNT = re.compile(
@@ -109,9 +110,12 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     if path is None:
         raise SourceError("online_retail: expected the path of the Parquet or CSV file; found none")
     if path.suffix == ".parquet":
-        workspace.parquet("retail", path, COLUMNS)
+        workspace.parquet("retail_file", path, COLUMNS)
     else:
-        workspace.csv("retail", path, COLUMNS)
+        workspace.csv("retail_file", path, COLUMNS)
+    # numbers of invoices, items and customers may be stored as integers, or as floats where some are missing
+    texts = ", ".join(f"regexp_replace({name}::VARCHAR, '\\.0$', '') AS {name}" for name in _IDS)
+    workspace.db.execute(f"CREATE OR REPLACE VIEW retail AS SELECT * REPLACE ({texts}) FROM retail_file")
     titles = [
         row[0]
         for row in workspace.rows("SELECT DISTINCT Description FROM retail WHERE Description IS NOT NULL")
@@ -122,7 +126,7 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     workspace.db.register("phrase_table", table)
     workspace.db.execute("CREATE OR REPLACE TABLE phrases AS SELECT * FROM phrase_table")
     codes = ", ".join(sql(code) for code in NOT_PRODUCTS)
-    formats = "['%Y-%m-%d %H:%M:%S', '%m/%d/%Y %H:%M']"
+    formats = "['%Y-%m-%d %H:%M:%S', '%m/%d/%Y %H:%M', '%Y-%m-%d']"
     time = f"strftime(try_strptime(InvoiceDate::VARCHAR, {formats}), '%Y-%m-%d %H:%M:%S')"
     workspace.db.execute(f"""
         CREATE OR REPLACE VIEW raw AS
@@ -133,7 +137,7 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
                     WHEN coalesce(try_cast(Quantity AS DOUBLE), 0) <= 0 THEN 'quantity is not positive'
                     WHEN phrase IS NULL OR phrase = '' THEN 'no title'
                END AS reason,
-               regexp_replace(CustomerID::VARCHAR, '\\.0$', '') AS user_id, {time} AS ts,
+               CustomerID AS user_id, {time} AS ts,
                'purchase' AS action,
                phrase AS query, StockCode AS item_id, InvoiceNo AS request_id,
                NULL::VARCHAR AS position, NULL::VARCHAR AS session_id, {time} AS search_ts
@@ -153,7 +157,7 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
     """)
     workspace.db.execute("""
         CREATE OR REPLACE VIEW raw_users AS
-        SELECT regexp_replace(CustomerID::VARCHAR, '\\.0$', '') AS user_id,
+        SELECT CustomerID AS user_id,
                MAP {'country': mode(Country ORDER BY Country)} AS profile
         FROM retail WHERE CustomerID IS NOT NULL AND Country IS NOT NULL GROUP BY 1
     """)

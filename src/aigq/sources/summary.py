@@ -15,8 +15,9 @@ class ImportSummary:
 
     `rows` counts the log lines of this import, and every one is accounted for:
     `rows == new_events + duplicates + sum(rejected.values())`. Some sources also tell when the query behind a
-    line was issued; these extra search events are `searches_derived`. `events`, `items`, `users` and the time
-    range describe the tables after the merge with what the folder held before.
+    line was issued; these extra search events are `searches_derived`. `rejected_entities` counts the rows of
+    files of items and users that were set aside, by reason; they are no log lines. `events`, `items`, `users`
+    and the time range describe the tables after the merge with what the folder held before.
     """
 
     source: str
@@ -31,6 +32,7 @@ class ImportSummary:
     searches_derived: int
     duplicates: int
     rejected: dict[str, int] = field(default_factory=dict)
+    rejected_entities: dict[str, int] = field(default_factory=dict)
     actions: dict[str, int] = field(default_factory=dict)
     fingerprint: str = ""
 
@@ -60,5 +62,7 @@ def render(summary: ImportSummary) -> Table:
     table.add_row("duplicates collapsed", f"{summary.duplicates:,}")
     for reason, count in summary.rejected.items():
         table.add_row(f"rejected: {reason}", f"{count:,}")
+    for reason, count in summary.rejected_entities.items():
+        table.add_row(f"rejected of items and users: {reason}", f"{count:,}")
     table.add_row("fingerprint", summary.fingerprint[:16])
     return table

@@ -14,7 +14,7 @@ from typing import Any, Final
 from aigq.action_names import ACTION_NAMES
 from aigq.errors import SourceError
 from aigq.sources.checks import id_sql, text_sql, timestamp_sql
-from aigq.sources.workspace import Workspace, export_files, sql
+from aigq.sources.workspace import NOT_JSON, Workspace, export_files, sql
 from aigq.tables import ACTIONS, Provenance
 
 _ITEM_ID: Final = """coalesce(nullif(json ->> '$.event_attributes.object.object_id', ''),
@@ -87,7 +87,7 @@ def _raw(workspace: Workspace) -> None:
             SELECT *, coalesce(parsed >= TIMESTAMP '1990-01-01', false) AS good FROM timed
         )
         SELECT file, _row AS row, line AS content,
-               CASE WHEN json IS NULL THEN 'not a JSON object' END AS reason, user_id,
+               {NOT_JSON} AS reason, user_id,
                CASE WHEN NOT good THEN ts
                     WHEN {one_search} THEN (min(parsed) OVER search)::VARCHAR ELSE parsed::VARCHAR END AS ts,
                action,

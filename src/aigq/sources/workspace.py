@@ -6,18 +6,29 @@ import gzip
 import shutil
 import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import duckdb
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from duckdb.sqltypes import DuckDBPyType
 
 from aigq.errors import SourceError, is_disk_full
 
 MEMORY_LIMIT = "2GB"
 _CHUNK = 1 << 22
+NOT_JSON = (
+    "CASE WHEN json IS NULL THEN "
+    "CASE WHEN contains(line, chr(65533)) THEN 'invalid UTF-8' ELSE 'not a JSON object' END END"
+)
+"""SQL for the reason to refuse a row of `Workspace.json_rows`, null where it is an object."""
+_LINES = pa.schema([("_row", pa.int64()), ("line", pa.string())])
+_FARTHEST_MS = 9_000_000_000_000_000
 _EXPORTS = (".jsonl", ".ndjson", ".json", ".parquet", ".gz")
 _MAGIC = {b"PAR1": "a Parquet file", b"PK\x03\x04": "a zip archive", b"\x1f\x8b": "a gzip file"}
 
@@ -75,6 +86,9 @@ class Workspace:
         self.db.execute(f"SET temp_directory = {sql(self.folder / 'spill')}")
         self.db.execute("SET TimeZone = 'UTC'")
         self.db.execute("SET enable_progress_bar = false")
+        self.db.execute(
+            "CREATE TABLE malformed (view VARCHAR, file VARCHAR, row BIGINT, content VARCHAR, reason VARCHAR)"
+        )
         self._texts = 0
 
     def __enter__(self) -> "Workspace":
@@ -95,9 +109,9 @@ class Workspace:
         return {row[0]: row[1] for row in self.rows(f"DESCRIBE SELECT * FROM {relation}")}
 
     def csv(self, view: str, path: Path, needed: Sequence[str] = ()) -> None:
-        """A view of a CSV file with a header: all columns text, plus `_row`.
+        """A table of a CSV file with a header: all columns text, plus `_row`, the line where the row begins.
 
-        Lines that are not CSV go to the table `malformed` (file, row, content, reason).
+        Lines that are not CSV go to the table `malformed` (view, file, row, content, reason).
         """
         text = self.text(path)
         with text.open(encoding="utf-8-sig", newline="") as file:
@@ -115,19 +129,19 @@ class Workspace:
         try:
             self.db.execute(
                 f"CREATE OR REPLACE TABLE {view} AS "
-                f"SELECT *, row_number() OVER () AS _row FROM read_csv({sql(text)}, {options})"
+                f"SELECT *, row_number() OVER () + 1 AS _row FROM read_csv({sql(text)}, {options})"
             )
         except duckdb.Error as error:
             if is_disk_full(error):
                 raise
             raise SourceError(f"{path}: expected CSV with a header line; {first_line(error)}") from None
-        self._keep_malformed(path)
+        self._number_lines(view, path, text, delimiter)
         self.require(view, path, needed)
 
     def json_rows(self, table: str, paths: Sequence[Path]) -> None:
         """A table of objects from JSON lines or Parquet: file, _row, line (text), json (null: no object).
 
-        Blank lines are not rows.
+        Blank lines are not rows, but count in `_row`, the line of the file.
         """
         parts: list[str] = []
         for path in paths:
@@ -140,11 +154,9 @@ class Workspace:
             else:
                 text = self.text(path)
                 _refuse_array(path, text)
-                rows = (
-                    f"SELECT row_number() OVER () AS _row, line FROM read_csv({sql(text)}, "
-                    "columns = {'line': 'VARCHAR'}, delim = chr(1), quote = '', escape = '', header = false, "
-                    "auto_detect = false, max_line_size = 33554432)"
-                )
+                view = f"{table}_{len(parts)}"
+                self.db.register(view, pa.RecordBatchReader.from_batches(_LINES, _lines(text)))
+                rows = f"SELECT _row, line FROM {view}"
             parts.append(f"SELECT {sql(path.name)} AS file, _row, line FROM ({rows})")
         self.db.execute(
             f"CREATE OR REPLACE TABLE {table} AS SELECT file, _row, line, "
@@ -175,14 +187,34 @@ class Workspace:
         """A view of a Parquet file, plus `_row` (from 1)."""
         self.exists(path)
         try:
+            readable = self._with_times_in_range(path)
             self.db.execute(
                 f"CREATE OR REPLACE VIEW {view} AS "
                 "SELECT * EXCLUDE (file_row_number), file_row_number + 1 AS _row "
-                f"FROM read_parquet({sql(path)}, file_row_number = true)"
+                f"FROM read_parquet({sql(readable)}, file_row_number = true)"
             )
         except duckdb.Error as error:
             raise SourceError(f"{path}: expected a Parquet file; {first_line(error)}") from None
         self.require(view, path, needed)
+
+    def _with_times_in_range(self, path: Path) -> Path:
+        """The file itself, or a copy where times are milliseconds that no count of microseconds can hold.
+
+        The engine reads no file that has one such row. In the copy they are the farthest that it can read,
+        which `check` refuses.
+        """
+        columns = self.columns(f"read_parquet({sql(path)})")
+        times = [quoted(name) for name, kind in columns.items() if kind.startswith("TIMESTAMP")]
+        try:
+            if times:
+                seen = ", ".join(f"max({name}) IS NULL" for name in times)
+                self.rows(f"SELECT {seen} FROM read_parquet({sql(path)})")
+            return path
+        except duckdb.ConversionException:
+            self._texts += 1
+            copy = self.folder / f"times-{self._texts}.parquet"
+            _clip_times(path, copy)
+            return copy
 
     def require(self, view: str, path: Path, needed: Sequence[str]) -> None:
         """Raise SourceError when a needed column is absent."""
@@ -228,14 +260,27 @@ class Workspace:
                 target.write(line.decode("utf-8", errors="replace"))
         return copy
 
-    def _keep_malformed(self, path: Path) -> None:
+    def _number_lines(self, view: str, path: Path, text: Path, delimiter: str) -> None:
+        """Correct `_row` where a row is not one line of the file, and keep what is malformed."""
+        bad = {line for (line,) in self.rows("SELECT line FROM reject_errors")}
+        places: dict[int, int] = {}
+        if _count_lines(text) != self.rows(f"SELECT count(*) + 1 FROM {view}")[0][0]:
+            jumps, places = _places(text, delimiter, bad)
+            firsts, offsets = zip(*jumps, strict=True)
+            self.db.register("jumps", pa.table({"_first": firsts, "_jump": offsets}))
+            self.db.execute(
+                f"CREATE OR REPLACE TABLE {view} AS SELECT * EXCLUDE (_first, _jump) "
+                f"REPLACE (_row + _jump AS _row) FROM {view} ASOF JOIN jumps ON _row >= _first"
+            )
+            self.db.unregister("jumps")
+        numbers = (pa.array(list(column), pa.int64()) for column in (places.keys(), places.values()))
+        self.db.register("places", pa.table(dict(zip(("number", "place"), numbers, strict=True))))
         self.db.execute(
-            "CREATE TABLE IF NOT EXISTS malformed (file VARCHAR, row BIGINT, content VARCHAR, reason VARCHAR)"
+            f"INSERT INTO malformed SELECT {sql(view)}, {sql(path.name)}, coalesce(any_value(place), line), "
+            "trim(any_value(csv_line), chr(10) || chr(13)), 'malformed CSV line' "
+            "FROM reject_errors LEFT JOIN places ON number = line GROUP BY line"
         )
-        self.db.execute(
-            f"INSERT INTO malformed SELECT {sql(path.name)}, line - 1, any_value(csv_line), "
-            "'malformed CSV line' FROM reject_errors GROUP BY line"
-        )
+        self.db.unregister("places")
         self.db.execute("DROP TABLE reject_errors")
         self.db.execute("DROP TABLE reject_scans")
 
@@ -264,3 +309,67 @@ def _refuse_array(path: Path, text: Path) -> None:
             raise SourceError(
                 f"{path}: expected JSON lines, one object a line; found a JSON array: jq -c '.[]' makes lines"
             )
+
+
+def _lines(text: Path) -> Iterator[pa.RecordBatch]:
+    """The lines of UTF-8 text with their numbers. Nothing in a line can end it but a newline."""
+    row = 1
+    with text.open(encoding="utf-8-sig", newline="\n") as file:
+        while lines := file.readlines(_CHUNK):
+            stripped = [line.rstrip("\r\n") for line in lines]
+            yield pa.record_batch([pa.array(range(row, row + len(lines))), stripped], schema=_LINES)
+            row += len(lines)
+
+
+def _count_lines(text: Path) -> int:
+    count, last = 0, b""
+    with text.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            count, last = count + chunk.count(b"\n"), chunk
+    return count + (not last.endswith(b"\n"))
+
+
+def _places(text: Path, delimiter: str, bad: set[int]) -> tuple[list[tuple[int, int]], dict[int, int]]:
+    """Where the rows of a CSV file begin, which has blank lines, bad rows or rows of several lines.
+
+    Args:
+        text: the file, in UTF-8.
+        delimiter: between its fields.
+        bad: the rows that the engine refused, counted from 1 with the header and blank lines.
+
+    Returns:
+        From which row on (of those that the engine read, the header is 1) how many lines more to count than
+        rows; and the line of each bad row.
+    """
+    jumps, places, row, number, line = [(1, 0)], dict[int, int](), 0, 0, 1
+    with text.open(encoding="utf-8-sig", newline="") as file, suppress(csv.Error):
+        reader = csv.reader(file, delimiter=delimiter)
+        for number, fields in enumerate(reader, start=1):
+            if number in bad:
+                places[number] = line
+            elif fields:
+                row += 1
+                if line - row != jumps[-1][1]:
+                    jumps.append((row, line - row))
+            line = reader.line_num + 1
+    places.setdefault(number + 1, line)  # a quote that never closes can be more than Python reads
+    return jumps, places
+
+
+def _clip_times(path: Path, copy: Path) -> None:
+    """Write a Parquet file again with its columns of milliseconds as microseconds, as far as these reach."""
+    with pq.ParquetFile(path) as file:
+        schema = file.schema_arrow
+        coarse = [
+            i for i, kind in enumerate(schema.types) if pa.types.is_timestamp(kind) and kind.unit == "ms"
+        ]
+        for i in coarse:
+            schema = schema.set(i, schema.field(i).with_type(pa.timestamp("us", schema.field(i).type.tz)))
+        with pq.ParquetWriter(copy, schema) as writer:
+            for batch in file.iter_batches():
+                columns = batch.columns
+                for i in coarse:
+                    low = pc.min_element_wise(columns[i].cast(pa.int64()), _FARTHEST_MS, skip_nulls=False)
+                    clipped = pc.max_element_wise(low, -_FARTHEST_MS, skip_nulls=False)
+                    columns[i] = pc.multiply(clipped, 1000).cast(schema.field(i).type)
+                writer.write_batch(pa.record_batch(columns, schema=schema))

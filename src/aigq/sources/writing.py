@@ -34,6 +34,9 @@ _ITEM_FIELDS = {
 }
 """When a row says something about a field; a later log that is silent leaves what an earlier one said."""
 _USER_FIELDS = {"profile": "cardinality(profile) > 0"}
+_OTHERS = """(SELECT file, row, reason, content FROM checked_items WHERE file IS NOT NULL
+    UNION ALL SELECT file, row, reason, content FROM checked_users WHERE file IS NOT NULL)"""
+"""Rows of files of items and users."""
 _LAST = "events"
 """Put in place after all others: with it the tables are whole, and other commands look for it."""
 
@@ -41,20 +44,16 @@ _LAST = "events"
 def write_tables(
     workspace: Workspace, out: Path, source: str, provenance: Provenance, erased: Erased
 ) -> ImportSummary:
-    """Merge `checked`, `raw_items` and `raw_users` into the tables of `out`, without the erased users.
+    """Merge `checked`, `checked_items` and `checked_users` into the tables of `out`.
 
     Raises:
         EmptyLogError: no event is left; nothing is written.
     """
     old = _read_old(workspace, out)
     counts = _merge_events(workspace, old)
-    _merge_entities(workspace, old, erased)
+    _merge_entities(workspace, old)
     _merge_rejected(workspace, old, erased)
-    rejected = dict(
-        workspace.rows(
-            "SELECT reason, count(*) FROM checked WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
-        )
-    )
+    rejected, others = _by_reason(workspace, "checked"), _by_reason(workspace, _OTHERS)
     state = state_of(workspace)
     if not state["events"]:
         why = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "it has no rows"
@@ -63,12 +62,21 @@ def write_tables(
         source=source,
         provenance=provenance,
         rejected=rejected,
+        rejected_entities=others,
         **state,
         **counts,
     )
     if not (old and _nothing_new(workspace, out, summary)):
         _replace_files(workspace, out, summary)
     return summary
+
+
+def _by_reason(workspace: Workspace, relation: str) -> dict[str, int]:
+    return dict(
+        workspace.rows(
+            f"SELECT reason, count(*) FROM {relation} WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
+    )
 
 
 def state_of(workspace: Workspace) -> dict[str, Any]:
@@ -154,23 +162,23 @@ def _merge_events(workspace: Workspace, old: bool) -> dict[str, Any]:
     return {"rows": rows, "new_events": new, "searches_derived": derived, "duplicates": good - new}
 
 
-def _merge_entities(workspace: Workspace, old: bool, erased: Erased) -> None:
+def _merge_entities(workspace: Workspace, old: bool) -> None:
     """Items and users: one row per id; what this import says wins over what was there, field by field."""
-    usable = "raw_items WHERE item_id IS NOT NULL AND item_id <> ''"
     before = "UNION ALL SELECT *, 0 AS origin FROM old_items" if old else ""
     workspace.db.execute(f"""
         CREATE OR REPLACE TABLE items AS SELECT item_id, {_merged(_ITEM_FIELDS)}
         FROM (SELECT *, row(-origin, title IS NULL, title, price, category::VARCHAR, attributes::VARCHAR,
                             brand) AS place
-              FROM (SELECT item_id, {", ".join(_ITEM_FIELDS)}, 1 AS origin FROM {usable} {before}))
+              FROM (SELECT item_id, {", ".join(_ITEM_FIELDS)}, 1 AS origin FROM checked_items
+                    WHERE reason IS NULL {before}))
         GROUP BY item_id
     """)
     before = "UNION ALL SELECT *, 0 AS origin FROM old_users" if old else ""
     workspace.db.execute(f"""
         CREATE OR REPLACE TABLE users AS SELECT user_id, {_merged(_USER_FIELDS)}
         FROM (SELECT *, row(-origin, profile::VARCHAR) AS place
-              FROM (SELECT user_id, profile, 1 AS origin FROM raw_users
-                    WHERE user_id IS NOT NULL AND NOT {erased.is_listed("user_id")} {before}))
+              FROM (SELECT user_id, profile, 1 AS origin FROM checked_users
+                    WHERE reason IS NULL {before}))
         GROUP BY user_id
     """)
 
@@ -185,7 +193,8 @@ def _merge_rejected(workspace: Workspace, old: bool, erased: Erased) -> None:
     before = "UNION SELECT file, row, reason, content FROM old_rejected" if old else ""
     workspace.db.execute(
         "CREATE OR REPLACE TABLE rejected AS "
-        "SELECT DISTINCT file, row, reason, content FROM checked "
+        "SELECT DISTINCT file, row, reason, content "
+        f"FROM (SELECT file, row, reason, content FROM checked UNION ALL FROM {_OTHERS}) "
         f"WHERE reason <> '{REASON}' AND NOT {erased.is_mentioned('content')} {before}"
     )
 

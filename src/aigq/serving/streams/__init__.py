@@ -7,12 +7,13 @@ kafka://...      Apache Kafka or what speaks its protocol; kafkas:// with TLS
 """
 
 from importlib.util import find_spec
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from aigq.errors import UsageError
 from aigq.serving.streams.log import Erased, EventLog, LeaseLost, LogError, Message, Record
 
-__all__ = ["Erased", "EventLog", "LeaseLost", "LogError", "Message", "Record", "open_log"]
+__all__ = ["Erased", "EventLog", "LeaseLost", "LogError", "Message", "Record", "need_log", "open_log"]
 
 
 def open_log(url: str) -> EventLog:
@@ -42,3 +43,11 @@ def open_log(url: str) -> EventLog:
         f"no log has the scheme {parts.scheme!r}; known: memory:, sqlite:PATH, redis://, rediss://, "
         "kafka://, kafkas://"
     )
+
+
+def need_log(url: str) -> None:
+    """Raise UsageError where a SQLite log is not there; `open_log` would make an empty one."""
+    parts = urlsplit(url)
+    path = parts.netloc + parts.path
+    if parts.scheme == "sqlite" and path and not Path(path).is_file():
+        raise UsageError(f"no event log at {path}; give the URL that `aigq serve --log` has")
