@@ -24,12 +24,15 @@ def erase_user(
     """
     from aigq.erasure.erase import erase
     from aigq.serving.server import default_urls
+    from aigq.serving.stores import need_store
     from aigq.serving.streams import need_log
 
     name = user.strip()
     if not name:
         raise UsageError("give the id of a user")
-    if log is not None:  # the log of the run itself need not be there
+    if store is not None:  # those of the run itself need not be there
+        need_store(store)
+    if log is not None:
         need_log(log)
     run = common.open()
     default_store, default_log = default_urls(run.folder)

@@ -244,6 +244,12 @@ def test_no_import_works_in_the_tables_while_a_user_is_erased(shop, capsys, monk
     assert not (shop / "tables" / ".import.lock").exists()
 
 
+def test_a_mistyped_store_is_no_empty_one(shop, capsys):
+    assert main(["erase-user", USER, "--run", "run", "--store", "lmdb:stor"]) == 2
+    assert "no store at stor" in capsys.readouterr().err
+    assert not (shop / "stor").exists()
+
+
 def test_a_mistyped_log_is_no_empty_one(shop, capsys):
     before = places_of(shop, USER)
     assert main(["erase-user", USER, "--run", "run", "--log", "sqlite:evens.sqlite"]) == 2

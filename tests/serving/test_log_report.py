@@ -59,6 +59,13 @@ def test_a_log_that_does_not_answer_and_one_that_is_none():
     assert (done.returncode, "no log has the scheme 'csv'" in done.stderr) == (2, True)
 
 
+def test_a_mistyped_folder_is_no_empty_store(tmp_path):
+    path = tmp_path / "runs" / "stor"
+    done = aigq("doctor", "--store", f"lmdb:{path}", check=False)
+    assert (done.returncode, f"no store at {path}" in done.stderr) == (2, True)
+    assert not path.parent.exists()
+
+
 def test_a_mistyped_file_is_no_empty_log(tmp_path):
     path = tmp_path / "runs" / "evens.sqlite"
     done = aigq("doctor", "--events", f"sqlite:{path}", check=False)

@@ -10,7 +10,7 @@ from aigq.doctor import Check
 from aigq.serving import keys
 from aigq.serving.catalog import current
 from aigq.serving.nearline import GROUP
-from aigq.serving.stores import Store, StoreError, open_store
+from aigq.serving.stores import Store, StoreError, need_store, open_store
 from aigq.serving.stores import shown as without_password
 from aigq.serving.streams import LogError, need_log, open_log
 from aigq.serving.streams.log import DeadLetter
@@ -30,7 +30,11 @@ class Family(NamedTuple):
 
 
 def report(url: str) -> list[Check]:
-    """One check per family, and one for the table that is served. Raises UsageError for a wrong URL."""
+    """One check per family, and one for the table that is served.
+
+    Raises UsageError for a wrong URL, and where no LMDB store is there.
+    """
+    need_store(url)
     return asyncio.run(_report(url))
 
 

@@ -5,12 +5,13 @@ lmdb:PATH[?map_gb=16]               embedded, several processes on one machine; 
 redis://[:PASSWORD@]HOST[:PORT]/DB  Redis or Valkey; rediss:// with TLS; redis+cluster:// a cluster
 """
 
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from aigq.errors import UsageError
 from aigq.serving.stores.store import Change, Clock, Entry, Store, StoreError
 
-__all__ = ["Change", "Clock", "Entry", "Store", "StoreError", "open_store"]
+__all__ = ["Change", "Clock", "Entry", "Store", "StoreError", "need_store", "open_store"]
 
 _REDIS = ("redis", "rediss", "valkey", "valkeys", "redis+cluster", "rediss+cluster")
 
@@ -37,6 +38,14 @@ def open_store(url: str) -> Store:
     raise UsageError(
         f"no store is called {shown(url)!r}; known: memory:, lmdb:PATH, {'://, '.join(_REDIS)}://"
     )
+
+
+def need_store(url: str) -> None:
+    """Raise UsageError where an LMDB store is not there; `open_store` would make an empty one."""
+    parts = urlsplit(url)
+    path = parts.netloc + parts.path
+    if parts.scheme == "lmdb" and path and not Path(path).is_dir():
+        raise UsageError(f"no store at {path}; give the URL that `aigq serve --store` has")
 
 
 def shown(url: str) -> str:
