@@ -6,7 +6,7 @@ from channel_contract import K_USERS, check
 from recall_shop import GROUPS
 
 from aigq.config_recall import EbrConfig
-from aigq.prepared import Prepared
+from aigq.prepared import CausalCounts, Prepared
 from aigq.recall.ebr import Ebr, graph_of, nearest, training
 
 torch = pytest.importorskip("torch")
@@ -66,3 +66,17 @@ def test_in_exposure_mode_it_learns_what_was_searched_for_each_day(prepared: Pre
         assert all(day < moment.day for day in history["day"].to_pylist())
     longest = max(moments, key=lambda moment: moment.history.num_rows)
     assert longest.history.num_rows > 0
+
+
+def test_it_is_validated_by_the_ranks_of_what_came(prepared: Prepared) -> None:
+    channel = make()
+    channel.fit(prepared)
+    samples = prepared.split("valid")
+    allowed = CausalCounts(prepared.query_days, None).servable(prepared.validation_day, K_USERS)
+    lists = channel.recommend(prepared.moments(samples), len(allowed))
+    gains = []
+    for hints, targets in zip(lists, samples["targets"].to_pylist(), strict=True):
+        ranks = {hint.query: rank for rank, hint in enumerate(hints, start=1)}
+        wanted = [query for query in targets if query in allowed]
+        gains += [np.mean([1 / np.log2(1 + ranks[query]) for query in wanted])] if wanted else []
+    assert channel._validator(prepared, allowed)() == pytest.approx(np.mean(gains))

@@ -16,7 +16,7 @@ from aigq.models.columns import ACTIONS, AGE_EDGES
 TARGETS_PER_SAMPLE: Final = 4  # drawn per history and epoch
 SCALE: Final = 10.0  # of a user's vector at first
 OWN_STD: Final = 0.02
-PATIENCE: Final = 5  # validations without a better one
+PATIENCE: Final = 15  # validations without a better one
 
 
 @dataclass(frozen=True)
