@@ -3,7 +3,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from aigq.models.two_tower import HistoryArrays, TwoTower, sampled_softmax, train
+from aigq.models.two_tower import PATIENCE, HistoryArrays, TwoTower, sampled_softmax, train
 
 
 def tower(texts: int = 6, dim: int = 8) -> TwoTower:
@@ -75,7 +75,7 @@ def test_the_weights_that_validate_best_are_kept_and_training_stops_when_none_is
     targets, popularity = [np.array([3])] * 7 + [np.array([4])], np.array([0, 0, 0, 7, 1, 0])
     size = {"max_steps": 100, "eval_every": 2, "batch_size": 8, "learning_rate": 1e-2}
     train(model, histories, targets, popularity, **size, seed=0, validate=validate)
-    assert len(seen) == 3 + 5
+    assert len(seen) == 3 + PATIENCE
     assert torch.equal(model.bias.weight, seen[2])
     assert not torch.equal(seen[2], seen[-1])
 
