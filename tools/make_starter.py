@@ -2,7 +2,8 @@
 
     python tools/make_starter.py runs/journey starters/journey
 
-The starter can be made again with the recipe that `starter.json` names, on tables with its data fingerprint.
+The starter can be made again with the recipe that `starter.json` names, as it was at the revision named
+there, on tables with its data fingerprint.
 """
 
 import json

@@ -147,16 +147,17 @@ class Ebr:
         moments, targets = self._examples(prepared.moments(samples), wanted, allowed, _VALIDATED)
         codes = np.flatnonzero(np.isin(self._texts, list(allowed)))
         arrays = self._histories(moments).take(np.arange(len(moments)))
-        places = [np.searchsorted(codes, row) for row in targets]
+        rows = np.repeat(np.arange(len(targets)), [len(row) for row in targets])  # (P,) of each target
+        places = np.searchsorted(codes, np.concatenate([*targets, codes[:0]]))  # (P,)
 
         def validate() -> float:
             if not moments:
                 return 0.0
             with torch.inference_mode():
-                scores = self._model.users(*arrays) @ self._model.queries(torch.from_numpy(codes)).T
-            ranks = scores.argsort(dim=1, descending=True).argsort(dim=1).numpy() + 1  # (N, Q)
-            gains = 1 / np.log2(1 + ranks)
-            return float(np.mean([row[at].mean() for row, at in zip(gains, places, strict=True)]))
+                scores = self._model.users(*arrays) @ self._model.queries(torch.from_numpy(codes)).T  # (N, Q)
+                nearer = scores[rows] > scores[rows, places].unsqueeze(1)  # (P, Q)
+            gains = 1 / np.log2(2 + nearer.sum(dim=1).numpy())  # rank = nearer ones + 1
+            return float((np.bincount(rows, gains) / np.bincount(rows)).mean())
 
         return validate
 
