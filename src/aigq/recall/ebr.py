@@ -147,17 +147,18 @@ class Ebr:
         moments, targets = self._examples(prepared.moments(samples), wanted, allowed, _VALIDATED)
         codes = np.flatnonzero(np.isin(self._texts, list(allowed)))
         arrays = self._histories(moments).take(np.arange(len(moments)))
-        rows = np.repeat(np.arange(len(targets)), [len(row) for row in targets])  # (P,) of each target
-        places = np.searchsorted(codes, np.concatenate([*targets, codes[:0]]))  # (P,)
+        places = [np.searchsorted(codes, row) for row in targets]
 
         def validate() -> float:
             if not moments:
                 return 0.0
             with torch.inference_mode():
                 scores = self._model.users(*arrays) @ self._model.queries(torch.from_numpy(codes)).T  # (N, Q)
-                nearer = scores[rows] > scores[rows, places].unsqueeze(1)  # (P, Q)
-            gains = 1 / np.log2(2 + nearer.sum(dim=1).numpy())  # rank = nearer ones + 1
-            return float((np.bincount(rows, gains) / np.bincount(rows)).mean())
+            # row by row: all targets of all rows against all queries would be much memory in a large shop
+            nearer = [
+                (row > row[at, None]).sum(axis=1) for row, at in zip(scores.numpy(), places, strict=True)
+            ]
+            return float(np.mean([(1 / np.log2(2 + each)).mean() for each in nearer]))  # rank = nearer + 1
 
         return validate
 
