@@ -331,9 +331,13 @@ def generate_lists(
     """
     barred = without or [()] * len(trees)
     rows = [partial(ListRow, tree, length, texts) for tree, texts in zip(trees, barred, strict=True)]
-    longest = max((tree.room(length) for tree in trees), default=0) + 1
-    outputs = write(Asked(prompts, rows, longest, temperature, top_k))
+    outputs = write(Asked(prompts, rows, longest_list(trees, length), temperature, top_k))
     return [_read(row(), output) for row, output in zip(rows, outputs, strict=True)]
+
+
+def longest_list(trees: Iterable[QueryTree], length: int) -> int:
+    """Room for a list of `length` queries of any of the trees and its end, in tokens."""
+    return max((tree.room(length) for tree in trees), default=0) + 1
 
 
 def _read(row: ListRow, output: Sequence[int]) -> list[str]:

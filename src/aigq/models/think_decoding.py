@@ -13,7 +13,7 @@ from functools import partial
 
 from aigq.config_training import ThinkConfig
 from aigq.history.prompt import SEPARATOR
-from aigq.models.decoding import Asked, Choices, ListRow, Node, QueryTree, Write
+from aigq.models.decoding import Asked, Choices, ListRow, Node, QueryTree, Write, longest_list
 from aigq.models.think_grammar import DISCOVERY, INTEREST, THINK, Reading, Thought, index_token, read
 from aigq.models.vocabulary import END, Vocabulary
 from aigq.samples.interests import InterestPoint
@@ -153,7 +153,7 @@ def generate_thoughts(
 def longest(limits: ThinkConfig, trees: Iterable[QueryTree], length: int) -> int:
     """Room for a thought of `length` queries of any of the trees, in tokens."""
     named = limits.max_points * (limits.max_triggers + 1)
-    return limits.rationale_tokens + named + max(tree.room(length) for tree in trees) + 2
+    return limits.rationale_tokens + named + longest_list(trees, length) + 1
 
 
 def _in_the_shops_words(reading: Reading, tree: QueryTree) -> Thought:

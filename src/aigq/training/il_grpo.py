@@ -26,6 +26,7 @@ from aigq.models.decoding import (
     ListRow,
     QueryTree,
     Row,
+    longest_list,
     padded,
     sample_groups,
 )
@@ -74,7 +75,7 @@ class Task:
         trees, slots = {id(tree): tree for tree in self.trees}.values(), self.judge.slots
         if self.thoughts:
             return self.thoughts.room(trees, slots)
-        return max(tree.room(slots) for tree in trees) + 1
+        return longest_list(trees, slots)
 
     def read(self, prompt: int, tokens: Sequence[int], vocabulary: Vocabulary) -> Output:
         """The spans of one rollout (T,): padding after the end token is NOTHING."""
