@@ -13,6 +13,7 @@ from aigq.config import parse
 from aigq.errors import ConfigError
 from aigq.history.prompt import shared_profiles
 from aigq.models import generator
+from aigq.models.decoding import QueryTree
 from aigq.models.vocabulary import Vocabulary
 from aigq.recall.direct import prompt_writer
 from aigq.tables import USERS
@@ -79,6 +80,18 @@ def settings(style="compressed"):
             | {"intermediate_size": 32, "init_from_encoder": False},
         }
     )
+
+
+@pytest.mark.parametrize("think", [False, True])
+def test_a_new_model_has_room_for_a_list_of_queries_younger_than_its_vocabulary(prepared, tmp_path, think):
+    config = parse(settings().model_dump() | {"think": {"from_direct": False}})
+    words = _start(config, tmp_path, prepared, prepared.queries, tmp_path / "init", think=think)
+    younger = [f"é{letter}" for letter in "abcdefghijklmnopqrstuvwxyzåäöé"]
+    tree = QueryTree([*prepared.queries["query"].to_pylist(), *younger], words)
+    longest = tree.room(config.samples.list_length)
+    context = generator.load(tmp_path / "init").config.max_position_embeddings
+    assert longest > config.samples.list_length  # some in pieces
+    assert context > config.prompt.budget_tokens + longest
 
 
 @pytest.mark.parametrize(("sharing", "told"), [(1, False), (K - 1, False), (K, True)])

@@ -19,9 +19,8 @@ from transformers import PreTrainedModel
 
 from aigq.config import Config
 from aigq.errors import ConfigError, EmptyLogError, StageError
-from aigq.history.prompt import PromptWriter, clean, shared_profiles, special_tokens
+from aigq.history.prompt import SEPARATOR, PromptWriter, clean, shared_profiles, special_tokens
 from aigq.models import generator
-from aigq.models.decoding import QueryTree
 from aigq.models.think_decoding import longest
 from aigq.models.think_grammar import THINK_TOKENS
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
@@ -220,16 +219,24 @@ def _start(
         # the root flattens the counts, so that rare whole queries become tokens too
         texts = [(clean(query), int(n**0.5) + 1) for query, n in counts]
         vocabulary = Vocabulary(train_tokenizer(texts, config.generator.vocab_size, special))
-        room = QueryTree((query for query, _ in texts), vocabulary).room(config.samples.list_length)
-        model = generator.new(config, vocabulary, config.prompt.budget_tokens + room + 1)
+        model = generator.new(config, vocabulary, _reach(config, queries) + 1)
     if think:
         vocabulary = generator.add_tokens(model, vocabulary, THINK_TOKENS)
-        tree = QueryTree(queries["query"].to_pylist(), vocabulary)
-        context = config.prompt.budget_tokens + longest(config.think, [tree], config.samples.list_length)
+        context = _reach(config, queries) + longest(config.think, [], config.samples.list_length)
         model.config.max_position_embeddings = max(int(model.config.max_position_embeddings), context)
     model.save_pretrained(folder)
     vocabulary.tokenizer.save_pretrained(folder)
     return vocabulary
+
+
+def _reach(config: Config, queries: pa.Table) -> int:
+    """Tokens of the longest prompt and the longest list.
+
+    A query that is younger than the vocabulary is written in pieces, at worst in bytes; it is taken to be no
+    longer than the longest one so far.
+    """
+    sizes = (len((clean(query) + SEPARATOR).encode()) for query in queries["query"].to_pylist())
+    return config.prompt.budget_tokens + config.samples.list_length * max(sizes, default=0)
 
 
 def _earlier(folder: Path, special: Sequence[str]) -> tuple[PreTrainedModel, Vocabulary]:
