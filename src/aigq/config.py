@@ -114,7 +114,7 @@ class PromptConfig(Section):
         0, ge=0, description="the user's own most frequent queries, in the profile; 0: leave out"
     )
     favourites_by: Literal["frequency", "ranker"] = Field(
-        "frequency", description="order of the favourites: decayed frequency, or the ranker's probability"
+        "frequency", description="order of the favourites: decayed frequency, or the ranker's scores"
     )
     favourites_half_life_days: float = Field(90.0, gt=0, description="decay of the frequencies")
     profile: list[str] = Field([], description="profile fields of the users table to include, in this order")

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,18 @@ def test_coclick_reads_item_events_without_query(prepared: Prepared) -> None:
     )
     hints = channel.recommend([type(moment)(0, "u", moment.cut, moment.day, blank)], 5)[0]
     assert hints == channel.recommend([moment], 5)[0]
+
+
+def test_coclick_names_no_query_of_one_shopper_to_another(prepared: Prepared) -> None:
+    moment = next(m for m in prepared.moments(prepared.split("test")) if m.user_id == "u02")
+    bought = moment.history.slice(0, 1).to_pylist()[0] | {"query": None, "item_id": "item a secret of mine"}
+    history = pa.Table.from_pylist([bought], schema=moment.history.schema)
+    channel = CoClick(10, 7, k_users=1)  # as if everybody might see it: the channel has something to say
+    channel.fit(prepared)
+    assert "a secret of mine" in channel.recommend([replace(moment, history=history)], 5)[0][0].reason
+    channel = CoClick(10, 7, K_USERS)
+    channel.fit(prepared)
+    assert channel.recommend([replace(moment, history=history)], 5) == [[]]
 
 
 def test_best_columns_breaks_ties_by_column() -> None:

@@ -1,5 +1,7 @@
 from datetime import datetime, timedelta
+from random import Random
 
+import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from small_logs import FAR, START, behaviour_rows, event, sample_rows
@@ -52,25 +54,33 @@ def test_exposures_are_judged_by_all_that_was_wanted_on_the_day_after_the_first_
     assert (sample["shown"], sample["n_before"]) == (["c", "a"], 1)
 
 
-EVENT = st.builds(
-    event,
-    user=st.sampled_from("uv"),
-    minutes=st.sampled_from([0, 1, 2, 20, 60, 100, 119, 120, 121, 150, 1600]),  # midnight is minute 120
-    action=st.sampled_from(["search", "click", "purchase", "hint_impression", "hint_click"]),
-    query=st.sampled_from([None, "a", "b", "red shoe"]),
-    item=st.sampled_from([None, "i1", "i2", "i3"]),
-    request=st.sampled_from(["r1", "r2"]),
-    position=st.integers(1, 3),
-)
+def test_an_exposure_began_no_later_than_its_first_click():
+    rows = [event("u", 0, "search", "a")]
+    rows += [event("u", 3, "hint_click", "b", None, "r1", 1), event("u", 3, "search", "b")]  # another clock
+    rows += [event("u", 5, "hint_impression", q, None, "r1", p) for p, q in enumerate(["b", "a"], 1)]
+    for judged_from in (FAR, 0):
+        (sample,) = sample_rows(rows, "exposure", judged_from)
+        assert sample["cut"] == START + timedelta(minutes=3)
+        assert (sample["targets"], sample["novel"], sample["n_before"]) == (["b"], [True], 1)
 
 
-@settings(max_examples=8, derandomize=True, phases=[Phase.generate], deadline=None)
-@given(
-    st.lists(EVENT, min_size=2, max_size=25),
-    st.sampled_from([("user_day", FAR), ("next_query", FAR), ("exposure", FAR), ("exposure", 0)]),
-)
-def test_a_log_that_ends_at_the_cut_gives_the_same_history(rows, kind):
-    unit, judged_from = kind
+FIELDS = {
+    "user": ["u", "v"],
+    "minutes": [0, 1, 2, 20, 60, 100, 119, 120, 121, 150, 1600],  # midnight is minute 120
+    "action": ["search", "click", "purchase", "hint_impression", "hint_click"],
+    "query": [None, "a", "b", "red shoe"],
+    "item": [None, "i1", "i2", "i3"],
+    "request": ["r1", "r2"],
+    "position": [1, 2, 3],
+}
+EVENT = st.builds(event, **{name: st.sampled_from(values) for name, values in FIELDS.items()})
+KINDS = [("user_day", FAR), ("next_query", FAR), ("exposure", FAR), ("exposure", 0)]
+
+
+@pytest.mark.parametrize(("unit", "judged_from"), KINDS)
+@settings(max_examples=4, derandomize=True, phases=[Phase.generate], deadline=None)
+@given(rows=st.lists(EVENT, min_size=2, max_size=25))
+def test_a_log_that_ends_at_the_cut_gives_the_same_history(rows, unit, judged_from):
     everything = behaviour_rows(rows, unit)
     made = sample_rows(rows, unit, judged_from)
     for cut in sorted({sample["cut"] for sample in made if sample["n_before"]})[-2:]:
@@ -80,5 +90,18 @@ def test_a_log_that_ends_at_the_cut_gives_the_same_history(rows, kind):
             assert history == [row for row in known if row["user_id"] == sample["user_id"]]
             seen = {row["query"] for row in history}
             assert sample["novel"] == [target not in seen for target in sample["targets"]]
-            later = {row["query"] for row in rows if row["ts"] >= cut and row["user_id"] == sample["user_id"]}
-            assert set(sample["targets"]) <= later
+
+
+@pytest.mark.parametrize(("unit", "judged_from"), KINDS)
+def test_targets_come_at_or_after_the_cut(unit, judged_from):
+    rng, rows = Random(0), []
+    for pair in range(150):
+        log = [event(**{name: rng.choice(values) for name, values in FIELDS.items()}) for _ in range(15)]
+        rows += [row | {"user_id": f"{row['user_id']}{pair}"} for row in log]
+    made = sample_rows(rows, unit, judged_from)
+    assert len(made) > 100
+    last = {}
+    for row in sorted(rows, key=lambda row: row["ts"]):
+        last[row["user_id"], row["query"]] = row["ts"]
+    for sample in made:
+        assert all(last[sample["user_id"], target] >= sample["cut"] for target in sample["targets"])

@@ -49,7 +49,8 @@ class CoClick:
         kept = similarities(rows, vocabulary, self._neighbours)
         itself = self._self_weight * sparse.eye(len(vocabulary), format="csr")
         self._similar = (kept + itself).astype(np.float32)
-        self._query_of_item = _main_query(rows.filter(pc.is_valid(rows["query"])))
+        shared = prepared.shared_queries(self._k)["query"]  # an item's query is named to whoever buys it
+        self._query_of_item = _main_query(rows.filter(pc.is_in(rows["query"], value_set=shared)))
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
         """At most n neighbours per moment; nothing for an empty history."""

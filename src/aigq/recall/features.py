@@ -227,6 +227,6 @@ def _about(rows: Rows, days: np.ndarray) -> np.ndarray:
 
 
 def _active_days(rows: Rows, n: int) -> np.ndarray:
-    """(M,): distinct days with behaviours."""
+    """(M,): stretches of 24 hours before the moment with behaviours; days, where it is midnight."""
     days = np.unique(rows.moment * 100_000 + rows.age.astype(np.int64))
     return np.bincount(days // 100_000, minlength=n)

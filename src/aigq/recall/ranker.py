@@ -30,7 +30,7 @@ _OWN = FEATURES.index("own_count")
 
 
 class Ranker:
-    """LightGBM over `features.FEATURES`; every sample weighs the same, however many targets it has.
+    """LightGBM over `features.FEATURES`. Each pair of a sample weighs 1 / the sample's targets.
 
     It is trained on the latest training samples. For their features, similarities are learned from behaviours
     before the first of them, so that a target never explains itself.
@@ -92,7 +92,7 @@ class Ranker:
         self._maker = self._features(prepared, rows)
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
-        """The n candidates most likely to be issued next; scores of `binary` are probabilities."""
+        """The n candidates most likely to be issued next. Scores order a list, and are no probabilities."""
         lists: list[list[Hint]] = []
         for _, batch in batches(moments, _MOMENTS_AT_ONCE):
             pairs, scores, bounds = self._scored(batch)

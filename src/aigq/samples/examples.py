@@ -35,9 +35,14 @@ def exposures(hints: ir.Table) -> ir.Table:
 
 
 def _slots(hints: ir.Table) -> tuple[ir.Table, ir.Table]:
-    """user_id, request_id, cut of every exposure, and user_id, request_id, query, place of its hints."""
-    shown = hints.filter((hints.action == "hint_impression") & hints.request_id.notnull())
-    cuts = shown.group_by("user_id", "request_id").agg(cut=lambda t: t.ts.min())
+    """user_id, request_id, cut of every exposure, and user_id, request_id, query, place of its hints.
+
+    An exposure began no later than its first click, whatever the clocks of shop and shopper say.
+    """
+    told = hints.filter(hints.action.isin(["hint_impression", "hint_click"]) & hints.request_id.notnull())
+    shown = told.filter(told.action == "hint_impression")
+    cuts = told.group_by("user_id", "request_id").agg(cut=lambda t: t.ts.min())
+    cuts = cuts.semi_join(shown, ["user_id", "request_id"])
     texts = shown.filter(shown.query.notnull())
     return cuts, texts.group_by("user_id", "request_id", "query").agg(place=lambda t: t.position.min())
 
