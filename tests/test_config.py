@@ -53,6 +53,8 @@ def test_dump_is_a_config_that_means_the_same(minimal, tmp_path):
         ("sft.epochs=many", "sft.epochs: "),
         ("sft.epochs=-1", "sft.epochs: "),
         ("sft.epochs", "--set takes key=value"),
+        ("evaluation.ks=[]", "evaluation.ks: "),
+        ("evaluation.ks=[0, 4]", "evaluation.ks.0: "),
         ("name.first=x", "--set name.first=x: name is a value, not a section"),
     ],
 )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator
 
 from aigq.config_base import Section
 from aigq.config_recall import ChannelsConfig
@@ -219,7 +219,7 @@ class EvaluationConfig(Section):
         "direct_grpo, direct_il_grpo, think_grpo, "
         "think_il_grpo",
     )
-    ks: list[int] = Field([10, 30], description="cut-offs; the last one is the main one")
+    ks: list[PositiveInt] = Field([10, 30], min_length=1, description="cut-offs; the largest is the main one")
     max_users: int | None = Field(None, ge=1, description="evaluate a seeded sample of so many users")
     bootstrap: int = Field(1000, ge=100, description="resamples of users for the 95 %% intervals")
     compare_to: str | None = Field(None, description="row of the paired differences; default: the last row")

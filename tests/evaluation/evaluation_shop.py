@@ -56,7 +56,8 @@ def prepared(
         {"query": q, "category": categories.get(q), "issues": 5, "users": 5, "provenance": "typed"}
         for q in QUERY_TEXTS
     ]
-    days = [{"query": q, "day": TEST_DAY - 30, "issues": 5, "new_users": 5} for q in QUERY_TEXTS]
+    issued = dict.fromkeys([*QUERY_TEXTS, *history])
+    days = [{"query": q, "day": TEST_DAY - 30, "issues": 5, "new_users": 5} for q in issued]
     behaviours = [
         {
             "user_id": "u",

@@ -5,6 +5,8 @@ import json
 import re
 from html.parser import HTMLParser
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from evaluation_shop import config, list_table, one_hot, prepared, sample_table
 from rich.console import Console
@@ -113,8 +115,15 @@ class Page(HTMLParser):
             self.open.pop()
 
 
-def report(tmp_path, **settings):
+def with_reason(lists, reason):
+    return lists.set_column(4, lists.schema.field("reason"), pa.array([reason] * len(lists), pa.string()))
+
+
+def report(tmp_path, k_users=1, reason="rank 1", **settings):
     result, parts = evaluated(**settings)
+    parts["lists"] = {name: with_reason(table, reason) for name, table in parts["lists"].items()}
+    samples = parts["config"].samples.model_copy(update={"k_users": k_users})
+    parts["config"] = parts["config"].model_copy(update={"samples": samples})
     return write_report(result, tmp_path, **parts).read_text(encoding="utf-8")
 
 
@@ -132,6 +141,14 @@ def test_the_report_runs_nothing_fetches_nothing_and_closes_its_tags(tmp_path):
     assert page.tags.count("article") == 12
     assert "milk &amp; honey" in html
     assert not re.search(r"https?://(?!www\.w3\.org)", html)
+
+
+def test_the_report_quotes_no_query_of_fewer_than_k_shoppers(tmp_path):
+    assert "milk &amp; honey" in report(tmp_path, k_users=5)
+    those = SAMPLES.filter(pc.greater(SAMPLES["n_before"], 1))
+    html = report(tmp_path, k_users=6, reason="because you bought “milk & honey”", samples=those)
+    assert "milk &amp; honey" not in html
+    assert html.count("a query of fewer than 6 shoppers") > 12
 
 
 def test_the_report_draws_training_curves_when_there_is_a_log(tmp_path):

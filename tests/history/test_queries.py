@@ -59,9 +59,10 @@ def test_the_item_is_the_leaf_where_categories_tell_nothing_apart(con):
 
 def test_item_text_is_a_common_query_then_the_title_then_the_leaf(con):
     described = put(con, pa.table({
-        "item_id": ["i1", "i2", "i3", "i4", "i5"],
-        "title": ["Red Shoe (Size 9)", "Tent", None, None, "a@b.example"],
-        "brand": ["ACME", None, None, None, None], "leaf": ["shoes", "camp", "Lamps", None, None],
+        "item_id": ["i1", "i2", "i3", "i4", "i5", "i6"],
+        "title": ["Red Shoe (Size 9)", "Tent", None, None, "a@b.example", "bulb 4007249012345"],
+        "brand": ["ACME", None, None, None, None, None],
+        "leaf": ["shoes", "camp", "Lamps", None, None, "bulbs"],
     }))  # fmt: skip
     pairs = {"query": ["2 man tent", "my own words"], "item_id": ["i2", "i1"], "n": [2, 1]}
     askers = {"query": ["2 man tent", "my own words"], "users": [2, 1]}
@@ -71,4 +72,5 @@ def test_item_text_is_a_common_query_then_the_title_then_the_leaf(con):
         "i1": "acme red shoe",
         "i2": "2 man tent",
         "i3": "lamps",
+        "i6": "bulbs",  # so many digits may be a telephone number
     }

@@ -33,7 +33,7 @@ class Made:
 
     @property
     def seconds_per_1k_users(self) -> float:
-        """Seconds of `recommend` (not of `fit`) for 1,000 users."""
+        """Seconds of `recommend` (not of `fit`) for all moments of 1,000 users."""
         return 1000 * self.recommend_seconds / max(1, self.users)
 
 

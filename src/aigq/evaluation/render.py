@@ -59,7 +59,14 @@ COLUMNS = (
         False,
         True,
     ),
-    Column("seconds_per_1k_users", "sec/1k users", "seconds to make lists for 1,000 users", "low", 1, False),
+    Column(
+        "seconds_per_1k_users",
+        "sec/1k users",
+        "seconds to make the lists of all judged moments of 1,000 users",
+        "low",
+        1,
+        False,
+    ),
 )
 
 

@@ -48,7 +48,14 @@ def write_report(
         *_chart_sections(result),
         *_training(run),
         _section("Lists", _checks(result)),
-        people(result["compare_to"], lists[result["compare_to"]], prepared, shown, result["k"]),
+        people(
+            result["compare_to"],
+            lists[result["compare_to"]],
+            prepared,
+            shown,
+            result["k"],
+            config.samples.k_users,
+        ),
         _footer(result),
     ]
     path = run / "report.html"

@@ -45,12 +45,16 @@ def common_queries(led: Led, k_users: int) -> ir.Table:
 
 
 def _described(items: ir.Table) -> ir.Table:
-    """item_id, description: normalised title (with the brand where the title lacks it), or leaf category."""
+    """item_id, description: normalised title (with the brand where the title lacks it), or leaf category.
+
+    A title that may hold contact data, as a long number may, is none.
+    """
     title = items.title.re_replace(r"\s*[\(\[][^\)\]]*[\)\]]", " ").strip().nullif("")
     lacks_brand = items.brand.notnull() & (items.brand != "") & ~title.lower().contains(items.brand.lower())
     branded = lacks_brand.fill_null(False).ifelse(items.brand + " " + title, title)
-    raw = items.select("item_id", raw=ibis.coalesce(branded, items.leaf))
-    raw = keep(raw.filter(raw.raw.notnull()))
+    titles = items.select("item_id", raw=branded, place=ibis.literal(0, "int8"))
+    leaves = items.select("item_id", raw=items.leaf, place=ibis.literal(1, "int8"))
+    raw = keep(titles.union(leaves).filter(lambda t: t.raw.notnull()))
     forms = query_forms(keep(raw.select("raw").distinct()))
-    good = forms.filter(forms.query.notnull() & ~forms.private)
-    return raw.join(good, "raw").select("item_id", description=good.query)
+    good = raw.join(forms.filter(forms.query.notnull() & ~forms.private), "raw")
+    return good.group_by("item_id").agg(description=good.query.argmin(good.place))
