@@ -53,6 +53,13 @@ def test_dump_is_a_config_that_means_the_same(minimal, tmp_path):
         ("sft.epochs=many", "sft.epochs: "),
         ("sft.epochs=-1", "sft.epochs: "),
         ("sft.epochs", "--set takes key=value"),
+        ("seed=-5", "seed: "),
+        ("generator={hidden_size: 57, heads: 3, kv_heads: 3}", "odd width a head"),
+        ("generator.kv_heads=3", "no multiple of kv_heads, 3"),
+        ("serving.max_hints=101", "serving.max_hints: "),
+        ("serving.weights={u2qq: 1}", "no channel is called u2qq; known: u2q, x2q"),
+        ("serving.weights={u2q: -1}", "serving.weights.u2q: "),
+        ("serving.scripts=[LATN]", "begins with LATN"),
         ("evaluation.ks=[]", "evaluation.ks: "),
         ("evaluation.ks=[0, 4]", "evaluation.ks.0: "),
         ("name.first=x", "--set name.first=x: name is a value, not a section"),
@@ -144,3 +151,11 @@ def test_every_key_is_documented():
                 yield prefix + name
 
     assert list(keys(config.Config)) == []
+
+
+def test_a_channel_that_is_not_named_keeps_its_weight(minimal):
+    weights = config.load(
+        minimal, ["serving.weights={u2q: 2}", "serving.scripts=[LATIN, CJK]"]
+    ).serving.weights
+    assert weights == {**config.ServingConfig().weights, "u2q": 2.0}
+    assert weights["popular"] > 0

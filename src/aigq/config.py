@@ -230,7 +230,7 @@ class Config(Section):
     """A whole run."""
 
     name: str = Field("shop", description="dataset name, shown in tables and reports")
-    seed: int = Field(0, description="of everything random")
+    seed: int = Field(0, ge=0, description="of everything random")
     data: DataConfig = DataConfig()
     history: HistoryConfig = HistoryConfig()
     split: SplitConfig

@@ -1,7 +1,9 @@
 """The section `serving` of the config."""
 
+import sys
+import unicodedata
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator
 
@@ -13,6 +15,10 @@ ProfaneLanguage = Literal[
     "ar", "cs", "da", "de", "en", "eo", "es", "fa", "fi", "fr", "hi", "hu",
     "it", "ja", "ko", "nl", "no", "pl", "pt", "ru", "sv", "th", "tr", "zh",
 ]  # fmt: skip
+
+
+WEIGHTS: Final = {"u2q": 1.0, "x2q": 1.0, "personal": 1.0, "coclick": 0.6, "popular": 0.4, "fallback": 0.1}
+MOST_HINTS: Final = 100
 
 
 def locale_tag(name: str) -> str:
@@ -42,16 +48,17 @@ class ServingConfig(Section):
     """`aigq publish`, `aigq serve` and `aigq nearline`. See docs/serving.md."""
 
     deadline_ms: float = Field(30.0, gt=0, description="for reading all channels; what is late is left out")
-    max_hints: int = Field(30, ge=1, description="largest n of a request")
+    max_hints: int = Field(30, ge=1, le=MOST_HINTS, description="largest n of a request")
     candidates: int = Field(60, ge=1, description="ranked per request, at most")
     ranker: Literal["ctr", "ranks"] = Field(
         "ctr",
         description="orders the candidates: ctr, the click model of the run if `aigq train ctr` made one "
         "before it was published; ranks, the sum of the channels' weight / (60 + rank)",
     )
-    weights: dict[str, float] = Field(
-        {"u2q": 1.0, "x2q": 1.0, "personal": 1.0, "coclick": 0.6, "popular": 0.4, "fallback": 0.1},
-        description="weight of each channel's 1 / (60 + rank); 0: the channel is off",
+    weights: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
+        WEIGHTS,
+        description="weight of each channel's 1 / (60 + rank); 0: the channel is off; one that is not named "
+        "keeps its default",
     )
     diversity: float = Field(
         0.15, ge=0, lt=1, description="a hint loses this share for every hint above it in its leaf category"
@@ -115,6 +122,24 @@ class ServingConfig(Section):
         "text", description="of what `serve` and `nearline` write on stderr; json: one object a line"
     )
     nearline: NearlineConfig = NearlineConfig()
+
+    @field_validator("weights")
+    @classmethod
+    def _over_defaults(cls, weights: dict[str, float]) -> dict[str, float]:
+        if unknown := sorted(weights.keys() - WEIGHTS.keys()):
+            raise ValueError(f"no channel is called {unknown[0]}; known: {', '.join(WEIGHTS)}")
+        return WEIGHTS | weights
+
+    @field_validator("scripts")
+    @classmethod
+    def _known_scripts(cls, names: list[str]) -> list[str]:
+        letters = (c for c in map(chr, range(sys.maxunicode + 1)) if names and c.isalpha())
+        known = {unicodedata.name(c, "").partition(" ")[0] for c in letters}
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(
+                f"no letter's Unicode name begins with {unknown[0]}; give LATIN, CYRILLIC, CJK ..."
+            )
+        return names
 
     @field_validator("fallback")
     @classmethod

@@ -1,9 +1,9 @@
 """What the trainings read: the sections generator, sft, item_text, think, ctr and grpo of a config."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from aigq.config_base import Section
 
@@ -41,6 +41,16 @@ class GeneratorConfig(Section):
         description="share of the variance of token embeddings that starts from the text encoder's; the "
         "rest is random, and tells names apart that mean nearly the same",
     )
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> Self:
+        if self.heads % self.kv_heads:
+            raise ValueError(f"heads: {self.heads} is no multiple of kv_heads, {self.kv_heads}")
+        if max(self.hidden_size // self.heads, 16) % 2:
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} over {self.heads} heads is an odd width a head"
+            )
+        return self
 
 
 class Adapters(Section):

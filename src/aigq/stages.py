@@ -213,14 +213,17 @@ def trainings(config: Config) -> list[str]:
     """The training stages behind the rows of the config, each after those that it needs.
 
     Raises:
-        ConfigError: there is no row of that name.
+        ConfigError: there is no row of that name, or none to compare to.
     """
+    from aigq.evaluation.table import compared_to
+
     known = [*CHANNELS, *(f"zero_shot:{name}" for name in config.channels.llms), *GENERATORS]
     for row in config.evaluation.rows:
         if row not in SERVED and base(row) not in known:
             near = difflib.get_close_matches(row, [*known, *SERVED], n=1)
             hint = f"did you mean {near[0]}?" if near else f"known: {', '.join([*known, *SERVED])}"
             raise ConfigError(f"evaluation.rows: no row is called {row}; {hint}")
+    compared_to(config, config.evaluation.rows)
     rows = {base(row) for row in config.evaluation.rows} | behind(config, config.evaluation.rows)
     wanted = rows | {GRPO[system] for system in rows if system in GRPO}
     if wanted & {*FROM_DIRECT} and config.think.from_direct:

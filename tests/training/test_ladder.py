@@ -74,6 +74,8 @@ def test_a_row_that_does_not_exist_is_named_before_anything_is_trained():
     }.items():
         with pytest.raises(ConfigError, match=message):
             trainings(parse({**SHOP, "evaluation": {"rows": ["popular:new", row]}}))
+    with pytest.raises(ConfigError, match="nobody is not among the rows popular"):
+        trainings(parse({**SHOP, "evaluation": {"rows": ["popular"], "compare_to": "nobody"}}))
 
 
 @pytest.mark.parametrize("row", ["think_sft_ranked", "think_il_sft"])

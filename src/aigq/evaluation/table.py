@@ -70,7 +70,7 @@ def evaluate_rows(
             "no samples to evaluate on: the split has no user with enough history and a target"
         )
     judge = Judge(lists, prepared, config, samples, encode)
-    compare = _compare_to(config, list(lists))
+    compare = compared_to(config, list(lists))
     names, values = _user_means(list(lists), judge)
     rows = []
     for system in lists:
@@ -115,7 +115,7 @@ def build_table(
 
     prepared = Prepared.load(run / "prepared")
     samples = subset(prepared.split(split), config.evaluation.max_users, config.seed)
-    _compare_to(config, config.evaluation.rows)
+    compared_to(config, config.evaluation.rows)
     version_of = fingerprint or (lambda _: config_fingerprint(config))
     made, skipped = _lists_of_rows(config, run, prepared, samples, build, version_of)
     if not made:
@@ -346,7 +346,8 @@ def _counterpart(system: str, compare: str, systems: Sequence[str]) -> str:
     return new if system.endswith(NEW) and new in systems else compare
 
 
-def _compare_to(config: Config, systems: Sequence[str]) -> str:
+def compared_to(config: Config, systems: Sequence[str]) -> str:
+    """The row that others are compared to. Raises ConfigError where there is none."""
     if not systems:
         raise ConfigError("evaluation.rows is empty: name at least one row")
     compare = config.evaluation.compare_to or systems[-1]

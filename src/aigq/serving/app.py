@@ -20,6 +20,7 @@ from litestar.typing import FieldDefinition
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
 
 from aigq import __version__
+from aigq.config_serving import MOST_HINTS
 from aigq.serving import tracing, users
 from aigq.serving.access import Refused, Role
 from aigq.serving.catalog import current
@@ -171,7 +172,7 @@ async def get_hints(
     user: Name = None,
     session: Name = None,
     surface: Name = None,
-    n: Annotated[int, Parameter(ge=1, le=100, description="hints, at most")] = 10,
+    n: Annotated[int, Parameter(ge=1, le=MOST_HINTS, description="hints, at most")] = 10,
     locale: Annotated[str | None, Parameter(max_length=35)] = None,
     events: Annotated[
         str | None, Parameter(max_length=4000, description="JSON list of UBI events that just happened")
