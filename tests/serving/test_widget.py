@@ -245,13 +245,30 @@ def test_impressions_of_what_was_seen_once(page, shop):
 
 
 @in_browser
-@pytest.mark.parametrize("fault", ["refused", "error", "nonsense"])
+def test_the_search_field_is_found_among_others(page, shop):
+    others = '<input type="hidden" name="token"><input type="checkbox">'
+    embed(page, shop[0].base_url, "", body=f'<form>{others}<input id="box"></form>')
+    assert page.locator("[role=combobox]").evaluate_all("boxes => boxes.map(b => b.id)") == ["box"]
+    page.locator(BOX).focus()
+    assert page.locator(LIST).is_visible()
+
+
+NONSENSE = {
+    "nonsense": "<html>",
+    "null": "null",
+    "no hints": '{"request_id": "r1", "hints": [null]}',
+    "half a hint": '{"request_id": "r1", "hints": [{"query": "sled"}, {"position": 2}]}',
+}
+
+
+@in_browser
+@pytest.mark.parametrize("fault", ["refused", "error", *NONSENSE])
 def test_a_service_that_is_down(page, shop, fault):
     endpoint = f'endpoint="http://127.0.0.1:{free_port()}"' if fault == "refused" else ""
     if fault == "error":
         page.route("**/v1/hints?*", lambda route: route.fulfill(status=503, body="{}"))
-    if fault == "nonsense":
-        page.route("**/v1/hints?*", lambda route: route.fulfill(body="<html>"))
+    if fault in NONSENSE:
+        page.route("**/v1/hints?*", lambda route: route.fulfill(body=NONSENSE[fault]))
     embed(page, shop[0].base_url, f'user="u10" {endpoint}', wait=False)
     page.evaluate("customElements.whenDefined('aigq-search-hints')")
     told = page.evaluate("document.querySelector('aigq-search-hints').refresh().then(() => 'settled')")

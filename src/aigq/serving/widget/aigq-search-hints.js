@@ -106,7 +106,7 @@ class AigqSearchHints extends HTMLElement {
   }
 
   #start() {
-    this.#input = this.querySelector("input");
+    this.#input = this.querySelector("input:is([type=search], [type=text], :not([type]))");
     if (!this.#input) {
       this.#input = element("input", "aigq-input");
       this.#input.type = "search";
@@ -158,9 +158,9 @@ class AigqSearchHints extends HTMLElement {
       const query = new URLSearchParams(asked.filter(([, value]) => value));
       const response = await this.#call(`/v1/hints?${query}`, {});
       const { request_id, hints } = await response.json();
-      if (response.ok && Array.isArray(hints)) return { request_id, hints };
+      if (response.ok && hints.every((hint) => typeof hint.query === "string")) return { request_id, hints };
     } catch {
-      // the service is down or is not aigq: a search box without hints
+      // the service is down, or this is no answer of aigq: a search box without hints
     }
     return { request_id: "", hints: [] };
   }
