@@ -166,6 +166,17 @@ def test_keyboard(page, shop):
 
 
 @in_browser
+@pytest.mark.parametrize("colours", ["none", "active"])
+def test_the_chosen_hint_stands_out_in_every_colour_scheme(page, shop, colours):
+    page.emulate_media(forced_colors=colours)  # "active": the system's colours, no backgrounds
+    embed(page, shop[0].base_url, 'n="3"')
+    page.locator(BOX).focus()
+    page.keyboard.press("ArrowDown")
+    outlines = page.locator(OPTIONS).evaluate_all("all => all.map(o => getComputedStyle(o).outlineStyle)")
+    assert outlines == ["solid", "none", "none"]
+
+
+@in_browser
 def test_a_click_fills_submits_and_posts(page, shop):
     posted = embed(page, shop[0].base_url, 'user="u04" surface="home" n="3"')
     page.evaluate("() => { box.name = 'q' }")

@@ -12,7 +12,7 @@ aigq-search-hints { display: block; position: relative }
 .aigq-hint { display: flex; align-items: center; gap: 8px; margin: 0; padding: 6px 4px 6px 12px;
   border-radius: 8px; cursor: pointer }
 .aigq-hint:hover { background: #f3f5f8 }
-.aigq-hint[aria-selected=true] { background: #e3eaf3 }
+.aigq-hint[aria-selected=true] { background: #e3eaf3; outline: 2px solid; outline-offset: -2px }
 .aigq-text { flex: 1; min-width: 0 }
 .aigq-query, .aigq-reason { display: block; overflow-wrap: anywhere }
 .aigq-reason { color: #5c6570; font-size: .8em }
