@@ -309,6 +309,23 @@ def test_text_is_text(page, shop):
 
 
 @in_browser
+def test_right_to_left_mirrors_a_hint(page, shop):
+    embed(page, shop[0].base_url, 'n="1"')
+    page.locator(BOX).focus()
+
+    def margins():
+        return page.evaluate(
+            "() => { const [o, t] = ['.aigq-hint', '.aigq-text'].map((name) => "
+            "document.querySelector(name).getBoundingClientRect()); "
+            "return [t.left - o.left, o.right - t.right] }"
+        )
+
+    left_to_right = margins()
+    page.evaluate("document.documentElement.dir = 'rtl'")
+    assert margins() == left_to_right[::-1]
+
+
+@in_browser
 def test_the_placeholder_rotates_unless_motion_is_unwanted(page, shop):
     page.clock.install()
     embed(page, shop[0].base_url, 'user="u14" n="3"')

@@ -9,8 +9,8 @@ aigq-search-hints { display: block; position: relative }
   max-height: min(70vh, 480px); overflow: auto; list-style: none; text-align: start; color: #1c2024;
   background: #fff; border: 1px solid #d9dde3; border-radius: 12px; box-shadow: 0 12px 32px #0003 }
 .aigq-list[hidden] { display: none }
-.aigq-hint { display: flex; align-items: center; gap: 8px; margin: 0; padding: 6px 4px 6px 12px;
-  border-radius: 8px; cursor: pointer }
+.aigq-hint { display: flex; align-items: center; gap: 8px; margin: 0; padding-block: 6px;
+  padding-inline: 12px 4px; border-radius: 8px; cursor: pointer }
 .aigq-hint:hover { background: #f3f5f8 }
 .aigq-hint[aria-selected=true] { background: #e3eaf3; outline: 2px solid; outline-offset: -2px }
 .aigq-text { flex: 1; min-width: 0 }
