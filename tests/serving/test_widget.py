@@ -367,6 +367,18 @@ def test_the_storefront(page, shop):
 
 
 @in_browser
+def test_the_storefront_fits_a_narrow_window(page, shop):
+    hint = {"query": "x" * 200, "position": 1, "channel": "popular", "reason": "y" * 200}
+    answer = json.dumps({"request_id": "r1", "hints": [hint]})
+    page.route("**/v1/hints?*", lambda route: route.fulfill(body=answer))
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.goto(f"{shop[0].base_url}/demo/")
+    page.wait_for_selector("#hints .query")
+    page.wait_for_selector("#items li")
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+
+
+@in_browser
 def test_another_origin_with_a_key(page, shop):
     sent = []
     page.route("**/demo/*.js", lambda route: route.fulfill(path=WIDGET))
