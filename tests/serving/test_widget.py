@@ -422,7 +422,19 @@ def test_the_demo_shows_published_shoppers_only_where_it_is_safe(shop, shop_run,
         assert (done.returncode, "--demo" in done.stderr) == (2, True), done.stderr
 
 
+def test_the_demo_answers_to_names_of_this_machine_only(shop):
+    client, _, _ = shop
+    for path in ("/demo/", "/demo/api/shoppers", "/v1/hints"):
+        for host in ("127.0.0.1", "localhost:9000", "[::1]:8080"):
+            assert client.get(path, headers={"host": host}).status_code == 200
+        for host in ("shop.example", "127.0.0.1.shop.example:8080", "10.0.0.1", "[::1", ":80"):
+            answer = client.get(path, headers={"host": host})
+            assert (answer.status_code, "--demo" in answer.json()["detail"]) == (403, True), host
+
+
 def test_without_demo_there_is_no_storefront(shop_run):
     with serving("--run", shop_run.folder, "--store", "memory:", "--log", "memory:") as (client, _):
         assert client.get(f"{demo.PATH}/").status_code == 404
         assert client.get(f"{demo.PATH}/api/history", params={"user": "u00"}).status_code == 404
+        proxied = client.get("/v1/hints", headers={"host": "shop.example", "origin": "https://shop.example"})
+        assert proxied.status_code == 200
