@@ -73,8 +73,13 @@ ROWS: Final[dict[str, list[Panel]]] = {
         Panel(
             "Age of the served table",
             "s",
-            [("time() - max(aigq_table_published_timestamp_seconds > 0)", "age")],
-            "The daily job publishes a new one.",
+            [
+                (
+                    "time() - min by (job, instance) (aigq_table_published_timestamp_seconds > 0)",
+                    "{{job}} {{instance}}",
+                )
+            ],
+            "The daily job publishes a new one. One line that goes on rising: that process does not follow.",
         ),
         Panel(
             "Given up and damaged",

@@ -438,7 +438,28 @@ def test_keys_have_roles_and_rates(store):
         allowed = client.options("/v1/hints", headers=asked)
         assert allowed.headers["access-control-allow-origin"] == "https://shop.example"
         other = client.get("/v1/hints", headers={"x-api-key": "a", "origin": "https://other.example"})
+        assert other.status_code == 200  # who has a key may call from anywhere
         assert other.headers.get("access-control-allow-origin") != "https://other.example"
+
+
+def test_without_keys_only_the_shops_own_pages_may_call(store):
+    sent = json.dumps(event("search", "sled"))  # as text/plain, which no browser asks about first
+    origins = ["https://other.example", "null", "https://shop.example", "http://testserver.local", None]
+    with client_of(store, cors_origins=["https://shop.example"]) as client:
+        statuses = {}
+        for origin in origins:
+            headers = {"content-type": "text/plain"} | ({"origin": origin} if origin else {})
+            statuses[origin] = client.post("/v1/events", content=sent, headers=headers).status_code
+        stranger = {"origin": "https://other.example"}
+        refused = [client.get("/v1/hints", headers=stranger), client.delete("/v1/users/u", headers=stranger)]
+    assert list(statuses.values()) == [403, 403, 202, 202, 202]
+    assert [answer.status_code for answer in refused] == [403, 403]
+    assert "serving.cors_origins" in refused[0].json()["detail"]
+    with client_of(store) as client:
+        assert client.get("/v1/hints", headers=stranger).status_code == 403
+        assert client.get("/v1/hints", headers={"origin": str(client.base_url)}).status_code == 200
+    with client_of(store, cors_origins=["*"]) as client:
+        assert client.get("/v1/hints", headers=stranger).status_code == 200
 
 
 def test_the_bucket_fills_with_time():

@@ -3,14 +3,17 @@
 import importlib.util
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import promql_parser
 import pytest
 import yaml
+from prometheus_client import REGISTRY
 from prometheus_client.metrics import MetricWrapperBase
 
-from aigq.serving import metrics
+from aigq.serving import keys, metrics
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "dashboards" / "aigq.json"
@@ -133,5 +136,51 @@ def test_prometheus_reads_the_alerts_and_both_processes():
     assert [(PROMETHEUS / file).exists() for file in config["rule_files"]] == [True]
     jobs = [job["job_name"] for job in config["scrape_configs"]]
     assert jobs == ["aigq-serve", "aigq-nearline"]
-    matcher = re.search(r'job=~"([^"]+)"', next(r["expr"] for r in alerts() if r["alert"] == "AigqDown"))
+    down = next(rule["expr"] for rule in alerts() if rule["alert"] == "AigqDown")
+    matcher = re.search(r'job=~"([^"]+)"', down)
     assert all(re.fullmatch(matcher[1], job) for job in jobs)
+    assert re.findall(r'absent\(up\{job="([^"]+)"\}\)', down) == jobs
+
+
+def test_a_first_damaged_value_is_an_increase():
+    for family in keys.FAMILIES:  # a counter that begins with 1 has not increased
+        assert REGISTRY.get_sample_value("aigq_damaged_values_total", {"family": family}) is not None
+
+
+SERVE, NEARLINE = 'up{job="aigq-serve", instance="a"}', 'up{job="aigq-nearline", instance="b"}'
+TABLE = "aigq_table_published_timestamp_seconds"
+NEW = "100+300x1000"  # published all the time
+DAMAGED = 'aigq_damaged_values_total{family="live"}'
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed")
+@pytest.mark.parametrize(
+    ("alert", "series", "firing"),
+    [
+        ("AigqDown", {SERVE: "1x1000", NEARLINE: "1x1000"}, 0),
+        ("AigqDown", {SERVE: "1x1000", NEARLINE: "0x1000"}, 1),
+        ("AigqDown", {SERVE: "1x1000"}, 1),  # a container that stopped has left the DNS
+        ("AigqDown", {}, 2),
+        ("AigqTableOld", {f"{TABLE}{{instance='a'}}": NEW, f"{TABLE}{{instance='b'}}": NEW}, 0),
+        ("AigqTableOld", {f"{TABLE}{{instance='a'}}": NEW, f"{TABLE}{{instance='stuck'}}": "100x1000"}, 1),
+        ("AigqTableOld", {f"{TABLE}{{instance='a'}}": NEW, f"{TABLE}{{instance='empty'}}": "0x1000"}, 0),
+        ("AigqDamagedValues", {DAMAGED: "0x1000"}, 0),
+        ("AigqDamagedValues", {DAMAGED: "0x863 1x200"}, 1),
+    ],
+)
+def test_an_alert_fires_when_it_should(alert, series, firing, tmp_path):
+    """Three days, a value every five minutes."""
+    expected = {
+        "expr": f'count(ALERTS{{alertname="{alert}", alertstate="firing"}}) or vector(0)',
+        "eval_time": "72h",
+        "exp_samples": [{"labels": "{}", "value": firing}],
+    }
+    test = {
+        "interval": "5m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [expected],
+    }
+    file = tmp_path / "test.yaml"
+    file.write_text(yaml.safe_dump({"rule_files": [str(PROMETHEUS / "alerts.yaml")], "tests": [test]}))
+    done = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -6,6 +6,7 @@ import random
 import time
 
 import pytest
+from prometheus_client import REGISTRY
 from serving_helpers import Process, aigq, config, wait_for
 
 from aigq.prepared import Prepared
@@ -14,6 +15,7 @@ from aigq.recall.personal import Personal
 from aigq.serving import keys
 from aigq.serving.background import repeat
 from aigq.serving.live_history import Histories
+from aigq.serving.metrics import BACKLOG
 from aigq.serving.nearline import GROUP, Worker
 from aigq.serving.publish import publish
 from aigq.serving.run_tables import RunTables
@@ -114,6 +116,26 @@ def test_a_repeated_event_is_no_second_list(shop_run):
     assert after == before
     assert pending == {}
     assert [p.text for p in past] == ["sun cream"]
+
+
+def test_backlog_and_log_are_looked_after_while_the_pointer_is_damaged(shop_run, monkeypatch):
+    async def work():
+        bench, stop, trimmed = Bench(shop_run), asyncio.Event(), asyncio.Event()
+
+        async def trim(older_than_s):
+            trimmed.set()
+
+        monkeypatch.setattr(bench.log, "trim", trim)
+        BACKLOG.set(0)
+        await bench.store.put({keys.CURRENT: b"\xc1"}, 60)
+        await bench.log.append(messages(search("u01", "sun cream")))
+        running = asyncio.ensure_future(bench.worker().run(stop))
+        await asyncio.wait_for(trimmed.wait(), 5)
+        stop.set()
+        await running
+
+    asyncio.run(work())
+    assert REGISTRY.get_sample_value("aigq_backlog_messages") == 1
 
 
 def test_poisoned_events_are_set_aside_and_the_others_go_on(shop_run):

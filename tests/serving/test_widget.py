@@ -166,6 +166,17 @@ def test_keyboard(page, shop):
 
 
 @in_browser
+@pytest.mark.parametrize("colours", ["none", "active"])
+def test_the_chosen_hint_stands_out_in_every_colour_scheme(page, shop, colours):
+    page.emulate_media(forced_colors=colours)  # "active": the system's colours, no backgrounds
+    embed(page, shop[0].base_url, 'n="3"')
+    page.locator(BOX).focus()
+    page.keyboard.press("ArrowDown")
+    outlines = page.locator(OPTIONS).evaluate_all("all => all.map(o => getComputedStyle(o).outlineStyle)")
+    assert outlines == ["solid", "none", "none"]
+
+
+@in_browser
 def test_a_click_fills_submits_and_posts(page, shop):
     posted = embed(page, shop[0].base_url, 'user="u04" surface="home" n="3"')
     page.evaluate("() => { box.name = 'q' }")
@@ -245,13 +256,30 @@ def test_impressions_of_what_was_seen_once(page, shop):
 
 
 @in_browser
-@pytest.mark.parametrize("fault", ["refused", "error", "nonsense"])
+def test_the_search_field_is_found_among_others(page, shop):
+    others = '<input type="hidden" name="token"><input type="checkbox">'
+    embed(page, shop[0].base_url, "", body=f'<form>{others}<input id="box"></form>')
+    assert page.locator("[role=combobox]").evaluate_all("boxes => boxes.map(b => b.id)") == ["box"]
+    page.locator(BOX).focus()
+    assert page.locator(LIST).is_visible()
+
+
+NONSENSE = {
+    "nonsense": "<html>",
+    "null": "null",
+    "no hints": '{"request_id": "r1", "hints": [null]}',
+    "half a hint": '{"request_id": "r1", "hints": [{"query": "sled"}, {"position": 2}]}',
+}
+
+
+@in_browser
+@pytest.mark.parametrize("fault", ["refused", "error", *NONSENSE])
 def test_a_service_that_is_down(page, shop, fault):
     endpoint = f'endpoint="http://127.0.0.1:{free_port()}"' if fault == "refused" else ""
     if fault == "error":
         page.route("**/v1/hints?*", lambda route: route.fulfill(status=503, body="{}"))
-    if fault == "nonsense":
-        page.route("**/v1/hints?*", lambda route: route.fulfill(body="<html>"))
+    if fault in NONSENSE:
+        page.route("**/v1/hints?*", lambda route: route.fulfill(body=NONSENSE[fault]))
     embed(page, shop[0].base_url, f'user="u10" {endpoint}', wait=False)
     page.evaluate("customElements.whenDefined('aigq-search-hints')")
     told = page.evaluate("document.querySelector('aigq-search-hints').refresh().then(() => 'settled')")
@@ -278,6 +306,23 @@ def test_text_is_text(page, shop):
     assert page.locator("aigq-search-hints img, aigq-search-hints script").count() == 0
     page.wait_for_timeout(100)
     assert page.evaluate("window.hacked") is None
+
+
+@in_browser
+def test_right_to_left_mirrors_a_hint(page, shop):
+    embed(page, shop[0].base_url, 'n="1"')
+    page.locator(BOX).focus()
+
+    def margins():
+        return page.evaluate(
+            "() => { const [o, t] = ['.aigq-hint', '.aigq-text'].map((name) => "
+            "document.querySelector(name).getBoundingClientRect()); "
+            "return [t.left - o.left, o.right - t.right] }"
+        )
+
+    left_to_right = margins()
+    page.evaluate("document.documentElement.dir = 'rtl'")
+    assert margins() == left_to_right[::-1]
 
 
 @in_browser
@@ -319,6 +364,18 @@ def test_the_storefront(page, shop):
     page.get_by_label(re.compile("^u0")).first.check(force=True)
     wait_for(lambda: page.locator("#hints .personal").count() > 0)
     assert foreign == []
+
+
+@in_browser
+def test_the_storefront_fits_a_narrow_window(page, shop):
+    hint = {"query": "x" * 200, "position": 1, "channel": "popular", "reason": "y" * 200}
+    answer = json.dumps({"request_id": "r1", "hints": [hint]})
+    page.route("**/v1/hints?*", lambda route: route.fulfill(body=answer))
+    page.set_viewport_size({"width": 320, "height": 640})
+    page.goto(f"{shop[0].base_url}/demo/")
+    page.wait_for_selector("#hints .query")
+    page.wait_for_selector("#items li")
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
 
 
 @in_browser
@@ -365,7 +422,19 @@ def test_the_demo_shows_published_shoppers_only_where_it_is_safe(shop, shop_run,
         assert (done.returncode, "--demo" in done.stderr) == (2, True), done.stderr
 
 
+def test_the_demo_answers_to_names_of_this_machine_only(shop):
+    client, _, _ = shop
+    for path in ("/demo/", "/demo/api/shoppers", "/v1/hints"):
+        for host in ("127.0.0.1", "localhost:9000", "[::1]:8080"):
+            assert client.get(path, headers={"host": host}).status_code == 200
+        for host in ("shop.example", "127.0.0.1.shop.example:8080", "10.0.0.1", "[::1", ":80"):
+            answer = client.get(path, headers={"host": host})
+            assert (answer.status_code, "--demo" in answer.json()["detail"]) == (403, True), host
+
+
 def test_without_demo_there_is_no_storefront(shop_run):
     with serving("--run", shop_run.folder, "--store", "memory:", "--log", "memory:") as (client, _):
         assert client.get(f"{demo.PATH}/").status_code == 404
         assert client.get(f"{demo.PATH}/api/history", params={"user": "u00"}).status_code == 404
+        proxied = client.get("/v1/hints", headers={"host": "shop.example", "origin": "https://shop.example"})
+        assert proxied.status_code == 200

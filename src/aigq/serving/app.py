@@ -15,7 +15,7 @@ from litestar.exceptions import HTTPException
 from litestar.openapi import OpenAPIConfig, ResponseSpec
 from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.params import Parameter
-from litestar.types import ASGIApp, Receive, Scope, Send
+from litestar.types import ASGIApp, Middleware, Receive, Scope, Send
 from litestar.typing import FieldDefinition
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest, multiprocess
 
@@ -116,10 +116,24 @@ def _needs(role: Role) -> Callable[[Request[Any, Any, Any]], Awaitable[None]]:
     # a thread
     async def check(request: Request[Any, Any, Any]) -> None:
         access = service(request).access
-        if not access.open:
+        if access.open:
+            _check_page(request)
+        else:
             access.check(_secret(request), role)
 
     return check
+
+
+def _check_page(request: Request[Any, Any, Any]) -> None:
+    """Without keys, a page of anybody that is open in a browser on this machine could post events.
+
+    Reading the answer is what CORS prevents; sending a text, it does not. Raises Refused with 403.
+    """
+    origin, cors = request.headers.get("origin"), request.app.cors_config
+    if origin is None or origin.partition("://")[2] == request.headers.get("host"):
+        return
+    if cors is None or not cors.is_origin_allowed(origin):
+        raise Refused(403, f"without API keys, pages of {origin} may not call: see serving.cors_origins")
 
 
 def _secret(request: Request[Any, Any, Any]) -> str | None:
@@ -157,7 +171,7 @@ _PROBLEMS: Final = {
     for status, text in {
         400: "The request is wrong.",
         401: "No valid API key.",
-        403: "The API key lacks the role.",
+        403: "The API key lacks the role; without keys, the calling page is of another origin.",
         413: "The body is too large.",
         414: "The address is too long.",
         429: "Too many requests.",
@@ -282,13 +296,15 @@ async def metrics() -> Response[bytes]:
     return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def create_app(here: Service, others: Sequence[Router] = ()) -> Litestar:
-    """The ASGI application of a service, with `others` beside the API."""
+def create_app(
+    here: Service, others: Sequence[Router] = (), middleware: Sequence[Middleware] = ()
+) -> Litestar:
+    """The ASGI application of a service, with `others` beside the API and `middleware` before all."""
     serving = here.config.serving
     app = Litestar(
         [get_hints, post_events, delete_user, healthz, readyz, metrics, *others],
         lifespan=[tracing.running, here.running],
-        middleware=[tracing.requests] if tracing.wanted() else [],
+        middleware=[*middleware, *([tracing.requests] if tracing.wanted() else [])],
         request_max_body_size=serving.max_body_kb * 1024,
         cors_config=_cors(serving.cors_origins),
         openapi_config=OpenAPIConfig("aigq", __version__, render_plugins=[JsonRenderPlugin()]),

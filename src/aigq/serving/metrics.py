@@ -4,6 +4,8 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from aigq.serving.keys import FAMILIES
+
 _MS: Final = (0.001, 0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
 REQUESTS: Final = Counter("aigq_requests", "Requests by route and status", ["route", "status"])
@@ -14,6 +16,8 @@ GUARDED: Final = Counter("aigq_guarded", "Candidates that a guard refused", ["re
 ROTATED: Final = Counter("aigq_rotated", "Candidates that made room", ["reason"])
 SHED: Final = Counter("aigq_shed", "Work given up to keep up", ["what"])
 DAMAGED: Final = Counter("aigq_damaged_values", "Store values that could not be read", ["family"])
+for _family in FAMILIES:
+    DAMAGED.labels(_family)  # from 0 on: a counter that begins with 1 has not increased
 EVENTS: Final = Counter("aigq_events", "Events taken in, by action", ["action"])
 REJECTED: Final = Counter("aigq_events_rejected", "Events refused", ["why"])
 IMPRESSIONS_LOST: Final = Counter("aigq_impressions_lost", "Impressions that could not be logged")

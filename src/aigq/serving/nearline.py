@@ -102,7 +102,11 @@ class Worker:
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set; then finish the batch and let go of the partitions."""
         renewal = min(self._nearline.lease_s / 4, _RENEW_S)
-        chores = ((self.lease, renewal), (self._housekeeping, _HOUSEKEEPING_S))
+        chores = (
+            (self.lease, renewal),
+            (self._catalogs.refresh, _HOUSEKEEPING_S),
+            (self._housekeeping, _HOUSEKEEPING_S),  # also while the store is away
+        )
         tasks = [asyncio.ensure_future(repeat(work, every, _LOGGER)) for work, every in chores]
         try:
             await self._first_table(stop)
@@ -317,8 +321,7 @@ class Worker:
             self._done(one)
 
     async def _housekeeping(self) -> None:
-        """Follow the table, tell how far behind the group is, remove old events."""
-        await self._catalogs.refresh()
+        """Tell how far behind the group is, remove old events."""
         backlog = await self._log.backlog(GROUP)
         BACKLOG.set(backlog.messages)
         BACKLOG_AGE.set(backlog.oldest_s)

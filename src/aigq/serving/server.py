@@ -4,6 +4,7 @@ import asyncio
 import ipaddress
 import json
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ from aigq.config import Config, parse
 from aigq.errors import UsageError
 from aigq.progress import note
 from aigq.serving import logs, tracing
-from aigq.serving.access import read_keys
+from aigq.serving.access import Refused, read_keys
 
 _SETTINGS: Final = "AIGQ_SERVE"
 """How the parent tells its processes what to serve: they are started anew and import this module."""
@@ -118,7 +119,24 @@ def create() -> Any:
     tracing.start("aigq-serve")
     api_keys = read_keys(config.serving.keys_file)
     service = Service(config, open_store(settings["store"]), open_log(settings["log"]), api_keys)
-    return create_app(service, routes(service) if settings["demo"] else ())
+    if settings["demo"]:
+        return create_app(service, routes(service), [local_names])
+    return create_app(service)
+
+
+def local_names(app: Any) -> Any:
+    """ASGI middleware of the demo: a call must name this machine as its host.
+
+    A page of anybody whose own name is made to lead to 127.0.0.1 (DNS rebinding) could read all histories.
+    """
+
+    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+        host = dict(scope["headers"]).get(b"host", b"").decode("latin-1")
+        if not _is_local(re.sub(r":\d+$", "", host).strip("[]")):
+            raise Refused(403, f"--demo answers to localhost and 127.0.0.1, not to {host!r}")
+        await app(scope, receive, send)
+
+    return middleware
 
 
 def default_urls(run_folder: Path) -> tuple[str, str]:

@@ -9,10 +9,10 @@ aigq-search-hints { display: block; position: relative }
   max-height: min(70vh, 480px); overflow: auto; list-style: none; text-align: start; color: #1c2024;
   background: #fff; border: 1px solid #d9dde3; border-radius: 12px; box-shadow: 0 12px 32px #0003 }
 .aigq-list[hidden] { display: none }
-.aigq-hint { display: flex; align-items: center; gap: 8px; margin: 0; padding: 6px 4px 6px 12px;
-  border-radius: 8px; cursor: pointer }
+.aigq-hint { display: flex; align-items: center; gap: 8px; margin: 0; padding-block: 6px;
+  padding-inline: 12px 4px; border-radius: 8px; cursor: pointer }
 .aigq-hint:hover { background: #f3f5f8 }
-.aigq-hint[aria-selected=true] { background: #e3eaf3 }
+.aigq-hint[aria-selected=true] { background: #e3eaf3; outline: 2px solid; outline-offset: -2px }
 .aigq-text { flex: 1; min-width: 0 }
 .aigq-query, .aigq-reason { display: block; overflow-wrap: anywhere }
 .aigq-reason { color: #5c6570; font-size: .8em }
@@ -106,7 +106,7 @@ class AigqSearchHints extends HTMLElement {
   }
 
   #start() {
-    this.#input = this.querySelector("input");
+    this.#input = this.querySelector("input:is([type=search], [type=text], :not([type]))");
     if (!this.#input) {
       this.#input = element("input", "aigq-input");
       this.#input.type = "search";
@@ -158,9 +158,9 @@ class AigqSearchHints extends HTMLElement {
       const query = new URLSearchParams(asked.filter(([, value]) => value));
       const response = await this.#call(`/v1/hints?${query}`, {});
       const { request_id, hints } = await response.json();
-      if (response.ok && Array.isArray(hints)) return { request_id, hints };
+      if (response.ok && hints.every((hint) => typeof hint.query === "string")) return { request_id, hints };
     } catch {
-      // the service is down or is not aigq: a search box without hints
+      // the service is down, or this is no answer of aigq: a search box without hints
     }
     return { request_id: "", hints: [] };
   }
