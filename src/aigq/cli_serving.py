@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from aigq.cli_common import COMMON, DONE, Common, show
 from aigq.progress import note
@@ -49,13 +50,15 @@ def publish(
     x2q.parquet where they exist.
     """
     from aigq.serving.server import default_urls
-    from aigq.serving.stores import open_store
+    from aigq.serving.stores import need_store, open_store
 
     run = common.open()
-    if not rollback:
+    url = store or default_urls(run.folder)[0]
+    if rollback:
+        need_store(url)
+    else:
         need(run, "prepare")
-    opened = open_store(store or default_urls(run.folder)[0])
-    show(asyncio.run(_publish(run, opened, rollback)), None, as_json=common.json)
+    show(asyncio.run(_publish(run, open_store(url), rollback)), None, as_json=common.json)
     return DONE
 
 
@@ -67,8 +70,8 @@ def serve(
     host: Annotated[
         str, Parameter(help="Address; other than localhost needs serving.keys_file.")
     ] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="TCP port.")] = 8080,
-    workers: Annotated[int, Parameter(help="Processes.")] = 1,
+    port: Annotated[int, Parameter(help="TCP port.", validator=Number(gte=1, lte=65535))] = 8080,
+    workers: Annotated[int, Parameter(help="Processes.", validator=Number(gte=1))] = 1,
     demo: Annotated[
         bool, Parameter(help="Also serve a storefront to try hints in, under /demo; localhost only.")
     ] = False,
@@ -140,7 +143,7 @@ def _worker(run: Run, store_url: str, log_url: str) -> tuple["Worker", Any]:
     from aigq.serving.keys import user_names
     from aigq.serving.live_history import Histories
     from aigq.serving.nearline import Worker
-    from aigq.serving.stores import open_store
+    from aigq.serving.stores import open_store, shown
     from aigq.serving.streams import open_log
 
     system = run.config.serving.nearline.system
@@ -155,7 +158,7 @@ def _worker(run: Run, store_url: str, log_url: str) -> tuple["Worker", Any]:
     name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
     model = version_of(run, system)
     worker = Worker(run.config, store, log, histories, channel.recommend, model, name)
-    note(f"nearline worker {name} with {model}")
+    note(f"nearline worker {name} with {model}; store {shown(store_url)}, log {shown(log_url)}")
 
     async def close() -> None:
         await store.close()

@@ -4,6 +4,7 @@ torch = pytest.importorskip("torch")
 
 from aigq.config import PromptConfig
 from aigq.config_training import GeneratorConfig
+from aigq.errors import ConfigError
 from aigq.history.prompt import Behaviour, PromptParts, compressed, special_tokens
 from aigq.models import generator
 from aigq.models.decoding import QueryTree, generate_lists, writer
@@ -98,6 +99,11 @@ def test_batched_lists_equal_single_ones(model, vocabulary):
     together = generate_lists(writer(model, vocabulary), prompts, [tree, tree], 4)
     alone = [generate_lists(writer(model, vocabulary), [p], [tree], 4)[0] for p in prompts]
     assert together == alone
+
+
+def test_a_base_that_is_not_there_is_one_line(tmp_path):
+    with pytest.raises(ConfigError, match=r"^generator\.base: .*qwen3-06b is neither a model folder nor .*$"):
+        generator.extend_pretrained(str(tmp_path / "qwen3-06b"), [])
 
 
 def test_new_tokens_of_a_pretrained_base_start_as_the_mean_of_their_words(tmp_path, model, vocabulary):

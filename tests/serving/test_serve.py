@@ -174,6 +174,8 @@ def test_redis_stops_and_starts_again_under_load(shop_run, tmp_path):
         (["--store", "mongo://x"], "no store is called"),
         (["--log", "amqp://x"], "no log has the scheme"),
         (["--workers", "2", "--store", "memory:"], "one process only"),
+        (["--workers", "0"], "workers"),
+        (["--port", "99999"], "port"),
         (["--set", "serving.keys_file=nothing.yaml"], "keys file"),
         (["--set", "serving.blocklist=nothing.txt"], "cannot be read"),
         (["--set", "serving.hash_users_with=NOT_SET_ANYWHERE"], "NOT_SET_ANYWHERE"),
@@ -187,8 +189,24 @@ def test_wrong_use_is_one_line_and_code_2(shop_run, options, message):
     assert "Traceback" not in done.stderr
 
 
+def test_a_port_is_not_shared_with_another_service(shop_run, live):
+    port = live[0].base_url.port
+    done = aigq("serve", "--run", shop_run.folder, "--port", port, check=False)
+    assert (done.returncode, f"cannot listen on 127.0.0.1, port {port}" in done.stderr) == (2, True)
+    assert "aigq serves" not in done.stderr
+
+
+def test_a_store_without_a_table_is_said_at_the_start(shop_run, tmp_path):
+    errors = tmp_path / "errors"
+    with serving("--run", shop_run.folder, "--store", f"lmdb:{tmp_path}/new?map_gb=1", errors=errors):
+        assert f"no table is published in lmdb:{tmp_path}/new" in errors.read_text()
+
+
 def test_nothing_to_roll_back_and_no_store(shop_run, tmp_path):
     options = ["--run", shop_run.folder, "--store", f"lmdb:{tmp_path}/s?map_gb=1"]
+    done = aigq("publish", *options, "--rollback", check=False)
+    assert (done.returncode, f"no store at {tmp_path}/s" in done.stderr) == (2, True)
+    (tmp_path / "s").mkdir()
     done = aigq("publish", *options, "--rollback", check=False)
     assert (done.returncode, "no earlier table" in done.stderr) == (1, True)
     away = ["--run", shop_run.folder, "--store", "redis://127.0.0.1:1/0"]

@@ -19,6 +19,7 @@ from transformers import (
 
 from aigq.config import Config
 from aigq.config_training import Adapters, GeneratorConfig
+from aigq.errors import ConfigError
 from aigq.models.vocabulary import PAD, Vocabulary
 
 EMBEDDING_STD = 0.05
@@ -187,9 +188,19 @@ def extend_pretrained(base: str, special: Sequence[str]) -> tuple[PreTrainedMode
     """A pretrained base with new special tokens, each embedded as the mean of its words' sub-tokens.
 
     Paper section 3.1. The output row starts the same way when it is not tied to the input row.
+
+    Raises:
+        ConfigError: there is no such model on this machine.
     """
-    model = read(base, "auto")
-    tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, padding_side="left")
+    try:
+        model = read(base, "auto")
+        tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, padding_side="left")
+    except (OSError, ValueError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise ConfigError(
+            f"generator.base: {base} is neither a model folder nor in the Hugging Face cache, and nothing is "
+            f"downloaded here ({why})"
+        ) from None
     apart = tokenizer.pad_token_id in (None, tokenizer.eos_token_id)  # padding may not look like the end
     vocabulary = add_tokens(model, Vocabulary(tokenizer), [PAD, *special] if apart else special)
     if apart:

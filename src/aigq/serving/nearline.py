@@ -131,14 +131,19 @@ class Worker:
 
     async def _first_table(self, stop: asyncio.Event) -> None:
         """Wait for a published table: without it no event can be described."""
+        said = ""
         while not self._catalogs.now.version and not stop.is_set():
             try:
-                if not await self._catalogs.refresh():
-                    _LOGGER.warning("no table is published yet; run `aigq publish`")
+                await self._catalogs.refresh()
+                why = "no table is published yet; run `aigq publish`"
             except StoreError as error:
-                _LOGGER.warning("%s; trying again", error)
-            if not self._catalogs.now.version:
-                await asyncio.sleep(_AWAY_S)
+                why = f"{error}; trying again"
+            if self._catalogs.now.version:
+                return
+            if why != said:
+                _LOGGER.warning("%s", why)
+                said = why
+            await asyncio.sleep(_AWAY_S)
 
     async def step(self) -> bool:
         """Read, generate for those who are due, commit. True when there was something to do."""

@@ -5,6 +5,7 @@ import ipaddress
 import json
 import os
 import re
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -38,15 +39,15 @@ def run(
     Raises:
         UsageError: a wrong URL, keys file or word file, a public address without keys, or a demo for others.
     """
-    check(config, store, log, host, workers)
-    if demo:
-        _check_demo(config, host)
-    settings = {"config": config.model_dump(mode="json"), "store": store, "log": log, "demo": demo}
-    os.environ[_SETTINGS] = json.dumps(settings)
     if workers > 1:
         # prometheus-client adds up the processes' counters in a folder; it must be known before it is
         # imported
         os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="aigq-metrics-"))
+    check(config, store, log, host, port, workers)
+    if demo:
+        _check_demo(config, host)
+    settings = {"config": config.model_dump(mode="json"), "store": store, "log": log, "demo": demo}
+    os.environ[_SETTINGS] = json.dumps(settings)
     from granian import Granian
     from granian.constants import Interfaces
     from granian.log import LogLevels
@@ -71,8 +72,8 @@ def run(
     ).serve()
 
 
-def check(config: Config, store: str, log: str, host: str, workers: int) -> None:
-    """Everything that would make a process fail at its start, while the caller can still see it."""
+def check(config: Config, store: str, log: str, host: str, port: int, workers: int) -> None:
+    """What would make a process fail, or serve nothing, while the caller can still see it."""
     from aigq.serving.guards import Guards
     from aigq.serving.keys import user_names
 
@@ -85,7 +86,8 @@ def check(config: Config, store: str, log: str, host: str, workers: int) -> None
     user_names(config.serving.hash_users_with)
     Guards(config.serving)
     tracing.wanted()
-    asyncio.run(_open_and_close(store, log))
+    _check_free(host, port)
+    asyncio.run(_look(store, log))
 
 
 def _check_demo(config: Config, host: str) -> None:
@@ -97,11 +99,31 @@ def _check_demo(config: Config, host: str) -> None:
         )
 
 
-async def _open_and_close(store: str, log: str) -> None:
-    from aigq.serving.stores import open_store
+def _check_free(host: str, port: int) -> None:
+    """Raise UsageError where nobody can listen: granian would share the port with another granian."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # old connections may linger
+            probe.bind(address)
+    except OSError as error:
+        raise UsageError(f"cannot listen on {host}, port {port}: {error.strerror}; see --port") from None
+
+
+async def _look(store: str, log: str) -> None:
+    """Open both once, and say so where there is nothing to serve yet."""
+    from aigq.serving.catalog import current
+    from aigq.serving.stores import StoreError, open_store, shown
     from aigq.serving.streams import open_log
 
-    await open_store(store).close()
+    opened = open_store(store)
+    try:
+        if await current(opened) is None:
+            note(f"no table is published in {shown(store)}: hints are empty until `aigq publish`")
+    except StoreError as error:
+        note(f"{error}; hints are empty until it is back")
+    finally:
+        await opened.close()
     await open_log(log).close()
 
 
