@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from aigq.serving import keys
-from aigq.serving.catalog import Catalog, current
+from aigq.serving.catalog import Catalog, current, written
 from aigq.serving.metrics import DAMAGED
 from aigq.serving.state import (
     BEHAVIOURS,
@@ -118,7 +118,9 @@ async def erase(store: Store, log: EventLog, user: str) -> Erased:
     await _mark(store, user)
     erased = await log.erase(user)
     pointer = await current(store)
-    versions = [pointer.version, *pointer.older] if pointer is not None else []
+    versions = set(await written(store))
+    if pointer is not None:
+        versions |= {pointer.version, *pointer.older}
     names = [keys.live(user), keys.u2q(user), *(keys.base(version, user) for version in versions)]
     return Erased(erased.messages + await store.delete(names), erased.kept)
 
