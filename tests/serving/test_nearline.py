@@ -289,6 +289,25 @@ def test_nothing_of_an_erased_user_is_set_aside(shop_run):
     assert asyncio.run(work()) == ([], {})
 
 
+@pytest.mark.parametrize("ahead", [0, 240])
+def test_nothing_of_an_erased_user_is_applied(ahead, shop_run):
+    """However far the shopper's clock is ahead; what comes after the erasure is a new start."""
+
+    async def work():
+        bench = Bench(shop_run)
+        worker = await bench.published()
+        await bench.log.append(messages(search("u02", "sled", time.time() + ahead)))
+        records = await bench.log.read(GROUP, list(range(16)), 9, {})
+        await erase(bench.store, bench.log, "u02")
+        await worker._take(records)
+        before = await bench.live("u02")
+        await bench.log.append(messages(search("u02", "wool hat", time.time() + ahead)))
+        await steps(worker)
+        return before, [past.text for past in (await bench.live("u02")).past]
+
+    assert asyncio.run(work()) == (Live(), ["wool hat"])
+
+
 def test_an_erased_user_gets_no_list_from_a_signal_that_waits(shop_run):
     async def work():
         bench = Bench(shop_run, debounce_s=0.1)

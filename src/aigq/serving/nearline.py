@@ -177,8 +177,9 @@ class Worker:
             self._open.setdefault(record.partition, deque()).append(record.offset)
 
     async def _apply(self, user: str, own: Sequence[tuple[Record, Event]]) -> None:
+        timed = [(users.time_of(event, record.received), event) for record, event in own]
         live = await users.apply(
-            self._store, self._catalogs.now, user, [event for _, event in own],
+            self._store, self._catalogs.now, user, timed,
             kept=self._serving.behaviours, impressions=self._serving.impressions_kept,
             ttl_s=self._serving.user_days * 86400,
         )  # fmt: skip
