@@ -215,3 +215,24 @@ def test_events_are_taken_while_the_store_is_away():
         return written, await logged(log)
 
     assert asyncio.run(work()) == ([True], [("u02", "search")])
+
+
+def test_a_batch_waits_for_a_store_that_is_away_as_long_as_one_event():
+    class Away(MemoryStore):
+        asked = 0
+
+        async def get(self, names):
+            if not names:
+                return []
+            self.asked += 1  # each may take the time-out of a host that does not answer
+            raise StoreError("away")
+
+    async def work(n):
+        log = MemoryLog()
+        service = Service(config(), Away(), log)
+        taken = await service.take([search(f"u{i}", "sled", time.time()) for i in range(n)])
+        return taken == [True] * n, len(await logged(log)), service.store.asked
+
+    one, batch = (asyncio.run(work(n)) for n in (1, 10))
+    assert one == (True, 1, 2)
+    assert batch == (True, 10, 2)

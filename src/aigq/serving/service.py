@@ -117,8 +117,8 @@ class Service:
             EVENTS.labels(event.action).inc()
             by_user.setdefault(event.user, []).append((at, event))
         serving = self.config.serving
-        for user, own in by_user.items():
-            with contextlib.suppress(StoreError):
+        with contextlib.suppress(StoreError):  # not one time-out per user: the worker applies the rest
+            for user, own in by_user.items():
                 await users.apply(
                     self.store, self.catalogs.now, user, own,
                     kept=serving.behaviours, impressions=serving.impressions_kept,
