@@ -2,7 +2,9 @@
 
 import asyncio
 import multiprocessing
+import os
 import shutil
+import signal
 import struct
 import subprocess
 
@@ -190,6 +192,33 @@ def test_an_lmdb_that_another_process_made_larger_goes_on(first, tmp_path):
         return await store.get(["a"]), len(await entries(store))
 
     assert run(f"{url}0.002", work) == ([b"1" if first == "read" else b"2"], 9)
+
+
+def _die_reading(path):
+    store = LmdbStore(path, 0.1)
+    txn = store._env.begin()
+    assert txn.get(b"a")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_was_killed_while_it_read_does_not_make_an_lmdb_grow(tmp_path):
+    async def overwritten(store, times):
+        for _ in range(times):
+            await store.put({"a": bytes(1_000_000)}, 60)
+        return (tmp_path / "data.mdb").stat().st_size
+
+    async def work():
+        store = LmdbStore(tmp_path, 0.1)
+        await overwritten(store, 5)
+        killed = multiprocessing.get_context("spawn").Process(target=_die_reading, args=(tmp_path,))
+        killed.start()
+        killed.join(30)
+        before = await overwritten(store, 5)
+        await store.sweep()
+        return killed.exitcode, before, await overwritten(store, 20)
+
+    code, before, later = asyncio.run(work())
+    assert (code, later < before + 5_000_000) == (-signal.SIGKILL, True)
 
 
 def test_an_lmdb_that_is_nearly_full_can_be_written_anew(tmp_path):

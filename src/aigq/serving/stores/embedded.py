@@ -102,6 +102,8 @@ class LmdbStore:
 
     async def sweep(self, limit: int = 10_000) -> int:
         """See Store. The next call goes on where this one ended."""
+        with self._errors():
+            self._env.reader_check()  # forgets who was killed while reading, for whom old pages are kept
 
         def write(txn: Any) -> int:
             now, seen, expired = self._clock(), 0, []
