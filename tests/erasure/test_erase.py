@@ -25,7 +25,7 @@ from aigq.erasure import places
 from aigq.erasure.scan import Sought, scan_files
 from aigq.runs import Run, resolve
 from aigq.serving import keys
-from aigq.serving.stores import open_store
+from aigq.serving.stores import StoreError, open_store
 from aigq.serving.stores.embedded import LmdbStore
 from aigq.serving.streams import Message, open_log
 from aigq.sources import import_source
@@ -270,6 +270,22 @@ def test_killed_half_way_it_is_finished_by_the_next_call(shop, capsys, monkeypat
     assert (code, result["outdated"]) == (0, ["ctr"])
     assert places_of(shop, USER) == []
     assert json.loads((shop / "tables" / "import.json").read_text())["users"] == 29
+
+
+def test_a_store_that_fails_keeps_no_row_in_the_tables(shop, capsys, monkeypatch):
+    publish("lmdb:run/store", "sqlite:run/events.sqlite")
+
+    async def full(_):
+        raise StoreError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LmdbStore, "scrub", full)
+        assert main(["erase-user", USER, "--run", "run"]) == 1
+    left = places_of(shop, USER)
+    assert left
+    assert all(place.startswith(("run/store", "run/events.sqlite")) for place in left)
+    code, result = erase(capsys)
+    assert (code, result["found"], places_of(shop, USER)) == (0, [], [])
 
 
 def test_redis_with_hashed_names(shop, capsys, monkeypatch, redis_server):

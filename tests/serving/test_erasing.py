@@ -164,6 +164,30 @@ def test_an_erasure_between_the_look_and_the_write_counts():
     assert asyncio.run(work()) == ([False, True], [("other", "search")])
 
 
+class ErasingStore(MemoryStore):
+    """Another process erases u02 when it is first looked up who is erased."""
+
+    def __init__(self, log):
+        super().__init__()
+        self.log, self.erased = log, False
+
+    async def get(self, names):
+        if not self.erased:
+            self.erased = True
+            await users.erase(self, self.log, "u02")
+        return await super().get(names)
+
+
+def test_an_event_of_a_clock_that_is_ahead_is_from_when_it_came():
+    async def work():
+        log = MemoryLog()
+        service = Service(config(), ErasingStore(log), log)
+        taken = [await service.take([search("u02", "sled", time.time() + 240)]) for _ in range(2)]
+        return taken, len(await logged(log)), await service.store.get([keys.live("u02")]) != [None]
+
+    assert asyncio.run(work()) == ([[False], [True]], 1, True)  # the second is a new start
+
+
 def test_a_write_that_is_cancelled_is_done_by_the_next(urls):
     """As at the end of a process, which stops its background work and then writes what waits."""
 
@@ -191,3 +215,24 @@ def test_events_are_taken_while_the_store_is_away():
         return written, await logged(log)
 
     assert asyncio.run(work()) == ([True], [("u02", "search")])
+
+
+def test_a_batch_waits_for_a_store_that_is_away_as_long_as_one_event():
+    class Away(MemoryStore):
+        asked = 0
+
+        async def get(self, names):
+            if not names:
+                return []
+            self.asked += 1  # each may take the time-out of a host that does not answer
+            raise StoreError("away")
+
+    async def work(n):
+        log = MemoryLog()
+        service = Service(config(), Away(), log)
+        taken = await service.take([search(f"u{i}", "sled", time.time()) for i in range(n)])
+        return taken == [True] * n, len(await logged(log)), service.store.asked
+
+    one, batch = (asyncio.run(work(n)) for n in (1, 10))
+    assert one == (True, 1, 2)
+    assert batch == (True, 10, 2)

@@ -20,7 +20,7 @@ from aigq.serving.publish import publish
 from aigq.serving.run_tables import RunTables, _items_per_query, read_table
 from aigq.serving.state import Base, decode
 from aigq.serving.stores.memory import MemoryStore
-from aigq.tables import U2Q, X2Q
+from aigq.tables import BEHAVIOURS, U2Q, X2Q
 
 
 class Counting(Personal):
@@ -163,6 +163,29 @@ def test_x2q_is_published_under_the_k_user_rule(run):
         keys.x2q("v", "category", "snow"): [("wool hat", 1.0)],
         keys.x2q("v", "item", "i"): [("sled", 0.4)],
     }
+
+
+def test_no_item_is_called_what_fewer_than_k_users_asked_for(run):
+    """The words of an item without a better text are the query of its click, and others would read them."""
+    last = run_rows(run).slice(0, 1).to_pylist()[0] | {"action": "click"}
+    said = [
+        ("only", "a gift for my lover", "a gift for my lover"), ("both", "a gift", "a gift"),
+        ("both", "sled", "sled"), ("titled", "zebra lamp", None), ("titled", "a gift", "a gift"),
+    ]  # fmt: skip
+    extra = [last | dict(item_id=i, text=text, query=query, category="c") for i, text, query in said]
+    rows = pa.concat_tables([run_rows(run), pa.Table.from_pylist(extra, schema=BEHAVIOURS)])
+    pq.write_table(rows, run.folder / "prepared" / "behaviours.parquet")
+    items = dict(RunTables(run.config, run.folder).families("v")["item"])
+    found = {name: items[keys.item("v", name)] for name in ("only", "both", "titled")}
+    assert {name: info.text for name, info in found.items()} == {
+        "only": None, "both": "sled", "titled": "zebra lamp"
+    }  # fmt: skip
+    assert {info.category for info in found.values()} == {"c"}
+    assert not [info for info in items.values() if info.text and "secret" in info.text]
+
+
+def run_rows(run):
+    return pq.read_table(run.folder / "prepared" / "behaviours.parquet")
 
 
 def test_a_table_with_other_columns_is_refused(run):

@@ -311,6 +311,25 @@ def test_nothing_of_an_erased_user_is_set_aside(shop_run):
     assert asyncio.run(work()) == ([], {})
 
 
+@pytest.mark.parametrize("ahead", [0, 240])
+def test_nothing_of_an_erased_user_is_applied(ahead, shop_run):
+    """However far the shopper's clock is ahead; what comes after the erasure is a new start."""
+
+    async def work():
+        bench = Bench(shop_run)
+        worker = await bench.published()
+        await bench.log.append(messages(search("u02", "sled", time.time() + ahead)))
+        records = await bench.log.read(GROUP, list(range(16)), 9, {})
+        await erase(bench.store, bench.log, "u02")
+        await worker._take(records)
+        before = await bench.live("u02")
+        await bench.log.append(messages(search("u02", "wool hat", time.time() + ahead)))
+        await steps(worker)
+        return before, [past.text for past in (await bench.live("u02")).past]
+
+    assert asyncio.run(work()) == (Live(), ["wool hat"])
+
+
 def test_an_erased_user_gets_no_list_from_a_signal_that_waits(shop_run):
     async def work():
         bench = Bench(shop_run, debounce_s=0.1)
@@ -359,17 +378,32 @@ def test_a_worker_that_was_overtaken_changes_nothing(shop_run):
 
 def test_a_list_from_before_the_clock_was_set_back_stops_nothing(shop_run):
     async def work():
-        bench = Bench(shop_run)
-        ahead = time.time() + 3600
-        await bench.store.put(
-            {keys.u2q("u"): encode(U2q([Generation("m@1", ahead, ahead, [])], [ahead]))}, 60
-        )
+        bench = Bench(shop_run, budget_per_hour=30)
+        ahead = time.time() + 86400
+        before = U2q([Generation("m@1", ahead, ahead, [])], [ahead - n for n in range(30)])
+        await bench.store.put({keys.u2q("u"): encode(before)}, 60)
         worker = await bench.published()
         await bench.log.append(messages(search("u", "wool hat")))
         await steps(worker)
         return await bench.u2q("u")
 
-    assert [h.query for h in asyncio.run(work()).runs[0].hints] == ["wool hat"]
+    u2q = asyncio.run(work())
+    assert [h.query for h in u2q.runs[0].hints] == ["wool hat"]
+    assert len(u2q.times) == 1
+
+
+def test_a_search_that_a_machine_whose_clock_is_behind_took_brings_a_list(shop_run):
+    async def work():
+        bench = Bench(shop_run)
+        worker = await bench.published()
+        await bench.log.append(messages(search("u", "sled")))
+        await steps(worker)
+        bench.log._clock = lambda: time.time() - 20
+        await bench.log.append(messages(search("u", "wool hat")))
+        await steps(worker)
+        return await bench.u2q("u")
+
+    assert len(asyncio.run(work()).runs) == 2
 
 
 @pytest.mark.parametrize("deaths", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])

@@ -40,7 +40,7 @@ def _into_server(server, user, days):
     """With the number that the server would have given it then."""
     at = time.time() - days * DAY
     stream = f"{{aigq:log}}:{partition_of(user)}"
-    server.cli("xadd", stream, f"{int(at * 1000)}-0", "u", user, "b", "event", "t", str(at))
+    server.cli("xadd", stream, f"{int(at * 1000)}-0", "u", user, "b", "event")
 
 
 def users_of(url, work=None):

@@ -56,6 +56,8 @@ def test_an_item_is_named_by_the_table_then_by_the_client():
     told = past_of(click, ItemInfo("white bread", "bakery"), {})
     assert (told.text, told.category, told.query) == ("white bread", "bakery", None)
     assert past_of(click, None, {"what the page says": "c"}).category == "c"
+    told = past_of(click, ItemInfo(None, "bakery"), {})
+    assert (told.text, told.category) == ("what the page says", "bakery")
     assert past_of(Event("1", "u", 1.0, "exit"), None, {}) is None
     assert past_of(Event("1", "u", 1.0, "hint_impression", query="x"), None, {}) is None
 

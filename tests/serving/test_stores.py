@@ -2,7 +2,9 @@
 
 import asyncio
 import multiprocessing
+import os
 import shutil
+import signal
 import struct
 import subprocess
 
@@ -42,11 +44,11 @@ def test_values_come_back_in_the_order_of_the_keys(url):
 
 def test_every_key_expires(url):
     async def work(store):
-        await store.put({"short": b"1"}, 0.05)
+        await store.put({"short": b"1"}, 0.5)
         await store.put({"long": b"2"}, 60)
-        await store.update("changed", lambda _: b"3", 0.05)
+        await store.update("changed", lambda _: b"3", 0.5)
         before = await store.get(["short", "long", "changed"])
-        await asyncio.sleep(0.12)
+        await asyncio.sleep(0.6)
         swept = [await store.sweep() for _ in range(2)]
         return before, await store.get(["short", "long", "changed"]), set(await entries(store)), swept
 
@@ -129,6 +131,18 @@ def _add(url, times):
     run(url, work)
 
 
+def _fill(url, megabytes):
+    run(url, lambda store: store.put({f"{n}": bytes(1_000_000) for n in range(megabytes)}, 60))
+
+
+def elsewhere(work, *arguments):
+    """Do it in another process."""
+    process = multiprocessing.get_context("spawn").Process(target=work, args=arguments)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+
+
 @pytest.mark.parametrize("kind", ["lmdb", "redis"])
 def test_processes_share_a_store(kind, tmp_path, request):
     url = f"lmdb:{tmp_path / 's'}" if kind == "lmdb" else request.getfixturevalue("redis_url")
@@ -164,6 +178,64 @@ def test_a_full_lmdb_says_so_and_keeps_what_it_has(tmp_path):
         return await store.get(["a", "b0"])
 
     assert run(f"lmdb:{tmp_path / 's'}?map_gb=0.001", work) == [b"1", None]
+
+
+@pytest.mark.parametrize("first", ["read", "write"])
+def test_an_lmdb_that_another_process_made_larger_goes_on(first, tmp_path):
+    url = f"lmdb:{tmp_path / 's'}?map_gb="
+
+    async def work(store):
+        await store.put({"a": b"1"}, 60)
+        elsewhere(_fill, f"{url}0.02", 8)
+        if first == "write":
+            await store.put({"a": b"2"}, 60)
+        return await store.get(["a"]), len(await entries(store))
+
+    assert run(f"{url}0.002", work) == ([b"1" if first == "read" else b"2"], 9)
+
+
+def _die_reading(path):
+    store = LmdbStore(path, 0.1)
+    txn = store._env.begin()
+    assert txn.get(b"a")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_process_that_was_killed_while_it_read_does_not_make_an_lmdb_grow(tmp_path):
+    async def overwritten(store, times):
+        for _ in range(times):
+            await store.put({"a": bytes(1_000_000)}, 60)
+        return (tmp_path / "data.mdb").stat().st_size
+
+    async def work():
+        store = LmdbStore(tmp_path, 0.1)
+        await overwritten(store, 5)
+        killed = multiprocessing.get_context("spawn").Process(target=_die_reading, args=(tmp_path,))
+        killed.start()
+        killed.join(30)
+        before = await overwritten(store, 5)
+        await store.sweep()
+        return killed.exitcode, before, await overwritten(store, 20)
+
+    code, before, later = asyncio.run(work())
+    assert (code, later < before + 5_000_000) == (-signal.SIGKILL, True)
+
+
+def test_an_lmdb_that_is_nearly_full_can_be_written_anew(tmp_path):
+    """The new pages need as much room as the old ones."""
+    names = [f"{n}" for n in range(8)]
+
+    async def scrubbed(store):
+        await store.delete(["remarkable"])
+        await store.scrub()
+        await store.put({"after": b"x"}, 60)
+        return await store.get([*names, "remarkable"])
+
+    _fill(f"lmdb:{tmp_path / 's'}?map_gb=0.01", 8)
+    run(f"lmdb:{tmp_path / 's'}?map_gb=0.01", lambda store: store.put({"remarkable": b"remarkable"}, 60))
+    found = run(f"lmdb:{tmp_path / 's'}?map_gb=0.01", scrubbed)
+    assert found == [*(bytes(1_000_000) for _ in names), None]
+    assert b"remarkable" not in (tmp_path / "s" / "data.mdb").read_bytes()
 
 
 def test_a_damaged_lmdb_value_counts_as_missing(tmp_path):

@@ -145,6 +145,44 @@ def test_a_lease_from_before_the_clock_was_set_back_is_free(kind, tmp_path, requ
     assert asyncio.run(work()) == (ALL, ALL)
 
 
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_what_is_written_later_is_received_later(kind, tmp_path, request):
+    """Whatever the clock says of the process that writes it."""
+    now = [time.time()]
+
+    async def work():
+        if kind == "redis":
+            log = RedisLog(request.getfixturevalue("redis_url"), lambda: now[0])
+        else:
+            log = SqliteLog(tmp_path / "log.sqlite", lambda: now[0])
+        for behind in (0, 20):
+            now[0] -= behind
+            await log.append([Message("u", b"1"), Message("u", b"2")])
+        found = [record.received for record in await log.read("g", ALL, 9, {})]
+        await log.close()
+        return found
+
+    received = asyncio.run(work())
+    assert received == sorted(set(received))
+    assert len(received) == 4
+    assert all(abs(at - time.time()) < 10 for at in received)
+
+
+def test_one_event_of_a_clock_that_was_far_ahead_does_not_lead_the_later_ones(tmp_path):
+    now = [time.time() + 86400]
+
+    async def work():
+        log = SqliteLog(tmp_path / "log.sqlite", lambda: now[0])
+        await log.append([Message("u", b"1")])
+        now[0] -= 86400
+        await log.append([Message("u", b"2")])
+        found = [record.received for record in await log.read("g", ALL, 9, {})]
+        await log.close()
+        return found
+
+    assert asyncio.run(work()) == [now[0] + 86400, now[0]]
+
+
 def test_poisoned_events_are_set_aside_with_the_reason(url):
     async def work(log):
         await log.append([Message("u", b"\xff\x00")])

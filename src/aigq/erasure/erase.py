@@ -20,7 +20,7 @@ def erase(run: Run, user: str, store: str, log: str) -> dict[str, Any]:
     """Remove a user from the tables of `data.tables`, the run, the store and the log, then scan for the id.
 
     The list of erased users comes first. What the run made from the user's rows is removed before the rows
-    of RUN/prepared by which it is known that there is such a thing; those are the last to go.
+    of RUN/prepared by which it is known that there is such a thing. Store and log, which may fail, come last.
 
     Args:
         run: its config names the tables, and `serving.hash_users_with`.
@@ -36,7 +36,7 @@ def erase(run: Run, user: str, store: str, log: str) -> dict[str, Any]:
     Raises:
         UsageError: the config differs from that of the run; the secret for names is not set; an import
             works in the tables.
-        StoreError, LogError: the store or the log does not answer; call it again then.
+        StoreError, LogError: the store or the log does not answer or is full; call it again then.
     """
     run.check("prepare")
     with alone(run.config.data.tables):  # an import that began before would bring the user back
@@ -61,12 +61,12 @@ def _erase(run: Run, user: str, store: str, log: str) -> dict[str, Any]:
         caches = places.remove_caches(run.folder)
     u2q = run.folder / "tables" / "u2q.parquet"
     removed["tables/u2q.parquet"] = rows.remove(u2q, "user_id", rows.of_users(sought.ids))
-    online, looks = asyncio.run(_online(store, log, name, sought))
-    removed |= online
     of_tables = places.erase_tables(tables, sought.ids)
     removed |= {f"{tables}/{file}": n for file, n in of_tables.items()}
     if inside:
         places.prepare_again(run)
+    online, looks = asyncio.run(_online(store, log, name, sought))  # last: it may fail, and needs no rows
+    removed |= online
     looks = {"files": scan_files([run.folder, tables, *_files(store), *_files(log)], sought), **looks}
     return {
         "removed": {place: n for place, n in removed.items() if n},

@@ -10,7 +10,7 @@ import msgspec
 from aigq.serving import keys
 from aigq.serving.click_model import ClickModel
 from aigq.serving.metrics import PUBLISHED
-from aigq.serving.state import CatalogPart, Current, QueryInfo, decode
+from aigq.serving.state import CatalogPart, Current, QueryInfo, decode, intact
 from aigq.serving.stores import Store, StoreError
 
 _COLLECT_AFTER: Final = 50_000  # objects
@@ -58,6 +58,11 @@ async def current(store: Store) -> Current | None:
         return decode(Current, (await store.get([keys.CURRENT]))[0])
     except msgspec.DecodeError as error:
         raise StoreError(f"the pointer {keys.CURRENT} is damaged ({error}); publish again") from error
+
+
+async def written(store: Store) -> dict[str, float]:
+    """Versions that have keys, switched on or not, and when each was written to, in seconds since 1970."""
+    return intact(dict[str, float], (await store.get([keys.VERSIONS]))[0]) or {}
 
 
 async def load(store: Store, version: str, *, clicks: bool = False) -> Catalog:

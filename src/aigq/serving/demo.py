@@ -122,7 +122,7 @@ class Shelf:
         names = await self._names(prefix, _ITEMS)
         values = await self._service.store.get(names)
         infos = [(name, intact(ItemInfo, value)) for name, value in zip(names, values, strict=True)]
-        items = [Item(name.removeprefix(prefix), i.text, i.category) for name, i in infos if i is not None]
+        items = [Item(name.removeprefix(prefix), i.text, i.category) for name, i in infos if i and i.text]
         return list({item.text: item for item in items}.values())  # many items are called the same
 
     async def _names(self, prefix: str, most: int) -> list[str]:

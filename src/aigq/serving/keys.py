@@ -2,6 +2,7 @@
 
     family    key                                    value                           written by
     current   aigq:current                           Current                         publish
+    versions  aigq:versions                          which have keys, last write     publish
     catalog   aigq:catalog:VERSION:PART              CatalogPart                     publish
     clicks    aigq:clicks:VERSION:PART               part of the CTR model           publish
     item      aigq:item:VERSION:ITEM                 ItemInfo                        publish
@@ -24,11 +25,14 @@ from typing import Final, Literal
 
 from aigq.errors import UsageError
 
-FAMILIES: Final = ("current", "catalog", "clicks", "item", "x2q", "coclick", "base", "live", "u2q", "gone")
+FAMILIES: Final = (
+    "current", "versions", "catalog", "clicks", "item", "x2q", "coclick", "base", "live", "u2q", "gone",
+)  # fmt: skip
 TABLE_FAMILIES: Final = ("catalog", "clicks", "item", "x2q", "coclick", "base")
 """Families whose keys carry a version."""
 
 CURRENT: Final = "aigq:current"
+VERSIONS: Final = "aigq:versions"
 TriggerKind = Literal["item", "query", "category"]
 _LONGEST: Final = 160  # bytes of a name; LMDB takes keys of 511 bytes
 _HASHED: Final = re.compile(r"hashed:[0-9a-f]{32}")

@@ -186,8 +186,9 @@ class Worker:
             self._open.setdefault(record.partition, deque()).append(record.offset)
 
     async def _apply(self, user: str, own: Sequence[tuple[Record, Event]]) -> None:
+        timed = [(users.time_of(event, record.received), event) for record, event in own]
         live = await users.apply(
-            self._store, self._catalogs.now, user, [event for _, event in own],
+            self._store, self._catalogs.now, user, timed,
             kept=self._serving.behaviours, impressions=self._serving.impressions_kept,
             ttl_s=self._serving.user_days * 86400,
         )  # fmt: skip
@@ -248,7 +249,7 @@ class Worker:
             if erased >= one.last:
                 continue  # erased since the signal
             base, live, u2q = await self._state(one.user)
-            if sum(now - at < _HOUR for at in u2q.times) >= self._nearline.budget_per_hour:
+            if sum(abs(now - at) < _HOUR for at in u2q.times) >= self._nearline.budget_per_hour:
                 DEFERRED.labels("budget").inc()
                 continue
             moments.append(
@@ -287,7 +288,7 @@ class Worker:
             before = intact(U2q, value) or U2q()
             if answered(before, now, self._nearline.lease_s) >= run.seen:
                 return value
-            times = [at for at in before.times if now - at < _HOUR][-self._nearline.budget_per_hour :]
+            times = [at for at in before.times if abs(now - at) < _HOUR][-self._nearline.budget_per_hour :]
             return encode(U2q([run, *before.runs][: self._serving.u2q_runs], [*times, now]))
 
         await self._store.update(keys.u2q(one.user), added, self._serving.user_days * 86400)

@@ -133,8 +133,13 @@ class RunTables:
             yield keys.catalog(version, number), CatalogPart(part)
 
     def _items(self, version: str) -> Values:
+        """Others read the text of an item, so a click's own query is one only if it may be shown."""
         rows = self._prepared.behaviours
         rows = rows.filter(pc.and_(pc.is_valid(rows["item_id"]), pc.not_equal(rows["action"], "search")))
+        typed = pc.fill_null(pc.equal(rows["text"], rows["query"]), False)
+        hidden = pc.and_not(typed, pc.is_in(rows["text"], pa.array(sorted(self._allowed), pa.string())))
+        text = pc.if_else(hidden, pa.scalar(None, pa.string()), rows["text"])
+        rows = rows.select(["item_id", "category"]).append_column("text", text)
         grouped = rows.group_by("item_id").aggregate([("text", "min"), ("category", "min")])
         columns = (grouped[c].to_pylist() for c in ("item_id", "text_min", "category_min"))
         for item, text, category in zip(*columns, strict=True):

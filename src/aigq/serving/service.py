@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -107,15 +108,17 @@ class Service:
             self.taking -= 1
 
     async def _take(self, events: Sequence[Event]) -> list[bool]:
-        messages = [(event.at, Message(event.user, encode(event))) for event in events]
+        now = time.time()
+        timed = [(users.time_of(event, now), event) for event in events]
+        messages = [(at, Message(event.user, encode(event))) for at, event in timed]
         taken = await users.append(self.store, self.log, messages)
-        by_user: dict[str, list[Event]] = {}
-        for event in compress(events, taken):
+        by_user: dict[str, list[tuple[float, Event]]] = {}
+        for at, event in compress(timed, taken):
             EVENTS.labels(event.action).inc()
-            by_user.setdefault(event.user, []).append(event)
+            by_user.setdefault(event.user, []).append((at, event))
         serving = self.config.serving
-        for user, own in by_user.items():
-            with contextlib.suppress(StoreError):
+        with contextlib.suppress(StoreError):  # not one time-out per user: the worker applies the rest
+            for user, own in by_user.items():
                 await users.apply(
                     self.store, self.catalogs.now, user, own,
                     kept=serving.behaviours, impressions=serving.impressions_kept,

@@ -133,9 +133,9 @@ class U2q(msgspec.Struct, array_like=True, frozen=True, gc=False):
 
 
 class ItemInfo(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """An item in the words that shoppers use, and its leaf category."""
+    """An item in words that may be shown, if there are some, and its leaf category."""
 
-    text: str
+    text: str | None
     category: str | None = None
 
 
@@ -228,7 +228,7 @@ def past_of(event: Event, info: ItemInfo | None, categories: dict[str, str]) -> 
     """An event as a behaviour; None when it is none, or nothing can be said about it."""
     if event.action not in BEHAVIOURS:
         return None
-    named = info.text if info is not None else event.text
+    named = info.text if info is not None and info.text else event.text
     text = event.query if event.action == "search" else named or event.query or event.item
     if not text:
         return None

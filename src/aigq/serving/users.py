@@ -5,7 +5,7 @@ import time
 from collections.abc import Sequence
 
 from aigq.serving import keys
-from aigq.serving.catalog import Catalog, current
+from aigq.serving.catalog import Catalog, current, written
 from aigq.serving.metrics import DAMAGED
 from aigq.serving.state import (
     BEHAVIOURS,
@@ -34,7 +34,7 @@ async def append(store: Store, log: EventLog, messages: Sequence[tuple[float, Me
     Args:
         store: knows who was erased.
         log: where they go.
-        messages: each with its time, in seconds since 1970.
+        messages: each with its time, see `time_of`.
 
     Returns:
         which of them are in the log now.
@@ -58,6 +58,11 @@ async def append(store: Store, log: EventLog, messages: Sequence[tuple[float, Me
     return [new and message.user not in late for (_, message), new in zip(messages, fresh, strict=True)]
 
 
+def time_of(event: Event, received: float) -> float:
+    """When an event was, in seconds since 1970: at the latest when it came, however far a clock is ahead."""
+    return min(event.at, received)
+
+
 async def described(store: Store, catalog: Catalog, events: Sequence[Event]) -> list[Past]:
     """The behaviours among events, items in the words of the published table."""
     wanted = list(dict.fromkeys(e.item for e in events if e.item and e.action in BEHAVIOURS))
@@ -71,19 +76,21 @@ async def apply(
     store: Store,
     catalog: Catalog,
     user: str,
-    events: Sequence[Event],
+    timed: Sequence[tuple[float, Event]],
     *,
     kept: int,
     impressions: int,
     ttl_s: float,
 ) -> Live | None:
-    """Add events of one user to the live state; those from before the user's erasure are dropped.
+    """Add events of one user, each with its `time_of`, to the live state.
+
+    Those from before the user's erasure are dropped.
 
     Returns:
         the state after the events, or None when nothing was added.
     """
     gone = (await erased_at(store, [user])).get(user, 0.0)
-    fresh = [event for event in events if event.at > gone]
+    fresh = [event for at, event in timed if at > gone]
     past = await described(store, catalog, fresh)
     shown = [showing for event in fresh for showing in shown_of(event)]
     if not past and not shown:
@@ -118,7 +125,9 @@ async def erase(store: Store, log: EventLog, user: str) -> Erased:
     await _mark(store, user)
     erased = await log.erase(user)
     pointer = await current(store)
-    versions = [pointer.version, *pointer.older] if pointer is not None else []
+    versions = set(await written(store))
+    if pointer is not None:
+        versions |= {pointer.version, *pointer.older}
     names = [keys.live(user), keys.u2q(user), *(keys.base(version, user) for version in versions)]
     return Erased(erased.messages + await store.delete(names), erased.kept)
 

@@ -3,10 +3,14 @@
 A value is 8 bytes of expiry (seconds since 1970, big-endian float) and the bytes themselves. Reads leave out
 what has expired, `sweep` removes it. Reads run in the event loop, since they are faster than a change of
 thread; writes wait for a lock that another process may hold, so they run in a thread.
+
+A process that opens the file with a larger map may make it larger than the map of the others, who then map it
+anew.
 """
 
 import asyncio
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +24,8 @@ from aigq.serving.tracing import traced
 _EXPIRY: Final = struct.Struct(">d")
 _SCAN_AT_ONCE: Final = 1000
 _MAX_READERS: Final = 512
+_WAIT_S: Final = 1.0  # for a write of this process, before the file is mapped anew
+_ROOM: Final = 16 * 2**20  # bytes beyond the entries that writing anew may take
 _FILLER: Final = b"aigq:filler:%09d"
 T = TypeVar("T")
 
@@ -36,13 +42,13 @@ class LmdbStore:
     def __init__(self, path: str | Path, map_gb: float = 16.0, clock: Clock = time.time) -> None:
         self._path, self._clock, self._swept = Path(path), clock, b""
         self._map_size = int(map_gb * 2**30)
-        self._env = self._open()
+        self._env, self._writing = self._open(), threading.Lock()
 
     @traced("store.get")
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
         """See Store."""
         now = self._clock()
-        with self._errors(), self._env.begin(buffers=False) as txn:
+        with self._errors(), self._reading() as txn:
             return [_unpack(txn.get(key.encode()), now) for key in keys]
 
     async def put(self, values: Mapping[str, bytes], ttl_s: float) -> None:
@@ -96,6 +102,8 @@ class LmdbStore:
 
     async def sweep(self, limit: int = 10_000) -> int:
         """See Store. The next call goes on where this one ended."""
+        with self._errors():
+            self._env.reader_check()  # forgets who was killed while reading, for whom old pages are kept
 
         def write(txn: Any) -> int:
             now, seen, expired = self._clock(), 0, []
@@ -117,12 +125,15 @@ class LmdbStore:
     async def scrub(self) -> None:
         """See Store. All pages are written anew, then the free ones are overwritten.
 
+        For a moment there are two of each entry, so the map is made large enough for that, and stays so.
         Removing a key leaves its bytes in free pages, in gaps of pages and as a separator in branch pages.
         Readers of other processes see the old or the new pages, and writers wait. In this process nothing
         else may use the store meanwhile.
         """
 
         def work() -> None:
+            size = (self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"]
+            self._map_size = max(self._map_size, 2 * size + _ROOM)
             self._env.close()  # its buffers hold old pages, whose rests would be written with new ones
             self._env = self._open()
             with self._errors():
@@ -186,7 +197,7 @@ class LmdbStore:
 
     def _batch(self, start: bytes, prefix: bytes) -> list[tuple[bytes, bytes]]:
         batch: list[tuple[bytes, bytes]] = []
-        with self._errors(), self._env.begin() as txn, txn.cursor() as cursor:
+        with self._errors(), self._reading() as txn, txn.cursor() as cursor:
             if cursor.set_range(start):
                 for key, value in cursor:
                     if not key.startswith(prefix) or len(batch) == _SCAN_AT_ONCE:
@@ -196,10 +207,34 @@ class LmdbStore:
 
     async def _write(self, work: Callable[[Any], T]) -> T:
         def run() -> T:
-            with self._errors(), self._env.begin(write=True) as txn:
+            with self._writing, self._env.begin(write=True) as txn:
                 return work(txn)
 
-        return await asyncio.to_thread(run)
+        with self._errors():
+            try:
+                return await asyncio.to_thread(run)
+            except lmdb.MapResizedError:
+                self._map_anew()
+                return await asyncio.to_thread(run)
+
+    def _reading(self) -> Any:
+        try:
+            return self._env.begin()
+        except lmdb.MapResizedError:
+            self._map_anew()
+            return self._env.begin()
+
+    def _map_anew(self) -> None:
+        """Take the size that another process gave the map. No transaction of this process may be open.
+
+        Called in the event loop, where all reads are, so none is open; a write has its lock.
+        """
+        if not self._writing.acquire(timeout=_WAIT_S):
+            raise lmdb.MapResizedError("and a write of this process is under way")
+        try:
+            self._env.set_mapsize(0)
+        finally:
+            self._writing.release()
 
     def _errors(self) -> "_Errors":
         return _Errors(self._path)

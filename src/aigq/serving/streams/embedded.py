@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -34,6 +35,7 @@ _WAIT_S: Final = 30.0
 _PAGE: Final = 1000
 _AT_ONCE: Final = 100  # rows written by one statement
 _BREATH_S: Final = 0.02  # between pages that are removed, for those who wait for the write lock
+_STEP_S: Final = 1e-6  # an event was received so much after the one before, though a clock is behind
 _SCHEMA: Final = """
 create table if not exists events(
     seq integer primary key autoincrement, part integer not null, user text not null, body blob not null,
@@ -79,12 +81,17 @@ class SqliteLog:
         now = self._clock()
 
         def work(db: sqlite3.Connection) -> None:
+            rows, last = [], {part: _last(db, part, now) for part in {partition_of(m.user) for m in messages}}
+            for user, body in messages:
+                part = partition_of(user)
+                last[part] = max(now, last[part] + _STEP_S)
+                rows.append((part, user, body, last[part]))
             # many rows a statement: at the end of each one this thread waits for the event loop to let it on
-            for start in range(0, len(messages), _AT_ONCE):
-                part = messages[start : start + _AT_ONCE]
-                rows = ", ".join(["(?, ?, ?, ?)"] * len(part))
-                values = [value for m in part for value in (partition_of(m.user), m.user, m.body, now)]
-                db.execute(f"insert into events(part, user, body, received) values {rows}", values).close()
+            for start in range(0, len(rows), _AT_ONCE):
+                some = rows[start : start + _AT_ONCE]
+                places = ", ".join(["(?, ?, ?, ?)"] * len(some))
+                values = list(chain.from_iterable(some))
+                db.execute(f"insert into events(part, user, body, received) values {places}", values).close()
 
         await self._write(work)
 
@@ -236,6 +243,13 @@ class SqliteLog:
                 raise LogError(f"the log {self._path} failed: {error}") from error
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, guarded)
+
+
+def _last(db: sqlite3.Connection, part: int, now: float) -> float:
+    """When the last event of a partition was received; 0.0 without one, or if its clock was far ahead."""
+    query = "select received from events where part = ? order by seq desc limit 1"
+    found = db.execute(query, (part,)).fetchone()
+    return float(found[0]) if found is not None and found[0] <= now + FAR_S else 0.0
 
 
 def _done(db: sqlite3.Connection, group: str) -> dict[int, int]:

@@ -37,7 +37,10 @@ class Message(NamedTuple):
 
 
 class Record(NamedTuple):
-    """A message as it is read. `offset` grows within a partition; `received` is in seconds since 1970."""
+    """A message as it is read. `offset` grows within a partition; `received` is in seconds since 1970.
+
+    It grows, too, where the clocks of those who write differ: in SQLite by less than FAR_S, in Kafka not.
+    """
 
     partition: int
     offset: str

@@ -100,13 +100,12 @@ class RedisLog:
         """See EventLog. Pipelined in one transaction."""
 
         async def work() -> None:
-            now = repr(self._clock())
             pipe = self._redis.pipeline(transaction=True)
             touched = set()
             for user, body in messages:
                 stream = _stream(partition_of(user))
                 touched.add(stream)
-                pipe.xadd(stream, {"u": user, "b": body, "t": now})
+                pipe.xadd(stream, {"u": user, "b": body})
             for stream in touched:
                 pipe.expire(stream, _KEEP_S)
             await pipe.execute()
@@ -158,8 +157,7 @@ class RedisLog:
 
         async def work() -> None:
             pipe = self._redis.pipeline(transaction=True)
-            fields = {"u": record.user, "b": record.body, "r": reason, "t": repr(self._clock())}
-            pipe.xadd(_DEAD, fields)
+            pipe.xadd(_DEAD, {"u": record.user, "b": record.body, "r": reason})
             pipe.expire(_DEAD, _KEEP_S)
             await pipe.execute()
 
@@ -168,7 +166,7 @@ class RedisLog:
     async def dead_letters(self, n: int) -> list[DeadLetter]:
         """See EventLog."""
         rows = await _answered(partial(self._redis.xrevrange, _DEAD, count=n))
-        return [DeadLetter(f[b"u"].decode(), f[b"b"], f[b"r"].decode(), float(f[b"t"])) for _, f in rows]
+        return [DeadLetter(f[b"u"].decode(), f[b"b"], f[b"r"].decode(), _received(id)) for id, f in rows]
 
     async def backlog(self, group: str) -> Backlog:
         """See EventLog. Counts by reading, at most 1,000 per partition."""
@@ -177,7 +175,7 @@ class RedisLog:
             start = f"({done.get(part, _START)}"
             rows = await _answered(partial(self._redis.xrange, _stream(part), min=start, count=1_000))
             count += len(rows)
-            oldest = min([oldest, *(float(fields[b"t"]) for _, fields in rows[:1])])
+            oldest = min([oldest, *(_received(offset) for offset, _ in rows[:1])])
         return Backlog(count, max(0.0, self._clock() - oldest) if count else 0.0)
 
     async def trim(self, older_than_s: float) -> int:
@@ -245,7 +243,13 @@ def _done_key(group: str) -> str:
 
 
 def _record(part: int, offset: bytes, fields: dict[bytes, bytes]) -> Record:
-    return Record(part, offset.decode(), fields[b"u"].decode(), fields[b"b"], float(fields[b"t"]))
+    return Record(part, offset.decode(), fields[b"u"].decode(), fields[b"b"], _received(offset))
+
+
+def _received(offset: bytes) -> float:
+    """By the server's clock, in seconds since 1970: later in a stream is later in time, whoever wrote it."""
+    milliseconds, number = offset.split(b"-")
+    return int(milliseconds) / 1e3 + int(number) / 1e6
 
 
 async def _answered(work: Callable[[], Awaitable[T]]) -> T:
