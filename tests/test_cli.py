@@ -216,7 +216,13 @@ def test_import_of_any_file_with_a_column_map(aigq, shop):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("- a", "must hold"), ("a: [", "is not YAML"), (None, "no column map")]
+    ("content", "message"),
+    [
+        ("- a", "must hold"),
+        ("a: [", "is not YAML"),
+        ("ts: 2026-13-16", "wrong.yaml is not YAML: month must be in"),
+        (None, "no column map"),
+    ],
 )
 def test_a_wrong_column_map_is_wrong_use(aigq, shop, content, message):
     (shop / "own.csv").write_text("visitor,time\n")
