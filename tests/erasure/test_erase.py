@@ -210,6 +210,7 @@ def test_again_and_for_strangers(shop, capsys):
     assert main(["erase-user", USER, "--run", "run"]) == 0
     out = capsys.readouterr().out
     assert "found nowhere" in out
+    assert "ctr was trained with rows of an erased user" in out  # of whom, the mark does not say
     assert USER not in out
 
 
