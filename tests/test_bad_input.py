@@ -47,6 +47,8 @@ CONFIG = {
     "sft": {"epochs": 3, "batch_size": 8, "tail": 5, "eval_every": 5, "eval_samples": 8},
     "evaluation": {"rows": CHANNELS, "ks": [3, 5], "bootstrap": 100, "report_users": 2},
 }
+MAPPED = HEADER.strip().split(",")
+USERS_FILE = {"path": "users.csv", "user_id": "user_id"}
 QUERIES = ("milk", "bread", "eggs", "tea")
 
 
@@ -300,6 +302,24 @@ def test_no_item_table_leaves_all_but_categories(aigq, clicks):
     for row in rows.values():
         assert row["query_hr"] == 1  # 4 queries, lists of 5
         assert row["cate_hr"] == (1 if clicks else None)  # items are their own categories, or there are none
+
+
+@pytest.mark.parametrize(
+    ("command", "key"), [(("train", "sft"), "prompt.profile"), (("train", "ctr"), "ctr.profile")]
+)
+def test_a_profile_field_that_no_user_has_is_refused_before_and_after_prepare(aigq, command, key):
+    write_log(log_lines())
+    Path("users.csv").write_text("user_id,city\n" + "".join(f"u{user},delft\n" for user in range(4)))
+    Path("map.yaml").write_text(yaml.safe_dump({name: name for name in MAPPED} | {"users": USERS_FILE}))
+    imported(aigq, "log.csv", "--columns", "map.yaml")
+    wrong = ("--config", "shop.yaml", "--set", f"{key}=[town]")
+    code, _, err = aigq("prepare", *wrong)
+    assert code == WRONG_USE
+    assert one_line(err, f"{key}: no user has 'town'; known: city")
+    assert aigq("prepare", "--config", "shop.yaml")[0] == DONE
+    code, _, err = aigq(*command, *wrong)
+    assert code == WRONG_USE
+    assert one_line(err, f"{key}: no user has 'town'; known: city")
 
 
 # --- bad rows ---

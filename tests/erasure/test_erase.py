@@ -30,6 +30,7 @@ from aigq.serving.stores.embedded import LmdbStore
 from aigq.serving.streams import Message, open_log
 from aigq.sources import import_source
 from aigq.sources.importing import alone
+from aigq.tables import USERS
 
 USER = "visitor-remarkable"
 GAMES = ["zelda", "halo", "fifa 12", "forza", "batman", "portal 2", "skyrim", "rage"]
@@ -194,6 +195,16 @@ def test_prepare_leaves_out_who_is_on_the_list_where_another_program_wrote_the_t
     assert USER in per_user(shop, "tables/events.parquet")
     assert main(["prepare", "--config", "shop.yaml", "--run", "other"]) == 0
     assert places_of(shop / "other", USER) == []
+
+
+def test_the_last_user_with_a_field_of_the_prompt(shop, capsys):
+    people = [{"user_id": USER, "profile": {"town": "delft"}}]
+    pq.write_table(pa.Table.from_pylist(people, schema=USERS), shop / "tables" / "users.parquet")
+    asked = ("--config", "shop.yaml", "--run", "towns", "--set", "prompt.profile=[town]")
+    assert main(["prepare", *asked]) == 0
+    assert main(["erase-user", USER, "--run", "towns"]) == 0
+    assert "no user has 'town'" in capsys.readouterr().err
+    assert places_of(shop / "towns", USER) == []
 
 
 def test_again_and_for_strangers(shop, capsys):

@@ -7,7 +7,7 @@ import pytest
 from small_logs import START, event
 
 from aigq.config import SamplesConfig, parse
-from aigq.errors import EmptyLogError, SourceError
+from aigq.errors import ConfigError, EmptyLogError, SourceError
 from aigq.prepared import Prepared
 from aigq.samples.prepare import fingerprint_of, prepare
 from aigq.tables import EVENTS, ITEMS, PREPARED_TABLES, USERS
@@ -32,6 +32,11 @@ def config(tables, unit="user_day", validation=2, test=4, **samples):
     return parse(
         {"data": {"tables": tables}, "split": split, "samples": {"unit": unit, "k_users": 1, **samples}}
     )
+
+
+def asking(tables, key, fields):
+    section, name = key.split(".")
+    return parse(config(tables).model_dump() | {section: {name: fields}})
 
 
 def one_user(days=6):
@@ -149,3 +154,18 @@ def test_a_cut_off_run_leaves_nothing_half_done(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare(config(tables), run)
     assert list(run.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["prompt.profile", "ctr.profile"])
+def test_a_profile_field_that_no_user_has_is_refused(tmp_path, key):
+    people = [{"user_id": "u", "profile": {"city": "delft"}}, {"user_id": "v", "profile": {"age": "40"}}]
+    tables = write(tmp_path / "t", one_user(), users=[*people, {"user_id": "w", "profile": None}])
+    prepare(asking(tables, key, ["city", "age"]), tmp_path / "run")  # some users have them
+    with pytest.raises(ConfigError, match=f"{key}: no user has 'cty'; did you mean city"):
+        prepare(asking(tables, key, ["age", "cty"]), tmp_path / "other")
+    with pytest.raises(ConfigError, match=f"{key}: no user has 'street'; known: age, city"):
+        prepare(asking(tables, key, ["street"]), tmp_path / "other")
+    (tables / "users.parquet").unlink()
+    with pytest.raises(ConfigError, match=f"{key}: no user has 'city'; the users table has no fields"):
+        prepare(asking(tables, key, ["city"]), tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())

@@ -23,6 +23,7 @@ from aigq.errors import EmptyLogError, SourceError, StageError
 from aigq.history import behaviours as histories
 from aigq.history import queries, surrogates
 from aigq.history.engine import batches, drop, keep, put, read
+from aigq.history.prompt import check_profiles
 from aigq.progress import note
 from aigq.samples import examples
 from aigq.samples.clean import Part, actions_of, clean
@@ -54,6 +55,7 @@ def prepare(config: Config, run: Path, *, force: bool = False) -> dict[str, Any]
 
     Raises:
         SourceError: `data.tables` has no events.
+        ConfigError: `prompt.profile` or `ctr.profile` names a field that no user has.
         StageError: that table is not there.
         EmptyLogError: a split has no samples.
     """
@@ -111,6 +113,7 @@ def _item_text(config: Config, run: Path) -> pa.Table | None:
 
 def _write_tables(config: Config, con: Any, out: Path, written: pa.Table | None) -> dict[str, Any]:
     log = open_log(con, config.data.tables)
+    check_profiles(config, batches(log.users))
     counts = actions_of(log.events)
     validation = epoch_day(config.split.validation_from)
     parts, leds, per_day = [], [], []
