@@ -94,6 +94,20 @@ def test_contact_data_is_set_aside_and_counted(tmp_path):
         )
 
 
+def test_events_of_items_without_words_are_counted(tmp_path):
+    items = [{"item_id": "named", "title": "Red hat"}, {"item_id": "mute"}]
+    rows = [
+        event("v", 3, "click", None, "mute"),
+        event("v", 4, "purchase", None, "mute"),
+        event("v", 5, "click", "jane@example.com", "unknown"),
+        event("v", 6, "search", "jane@example.com"),  # counted as private alone
+        event("v", 7, "click", None, "named"),
+        event("v", 5 * DAY, "click", "a hat", "mute"),  # its own query; too late to name the item
+    ]
+    summary = prepare(config(write(tmp_path / "t", [*one_user(), *rows], items)), tmp_path / "run")
+    assert summary["events"]["items_without_words"] == 3
+
+
 def test_the_same_input_is_not_prepared_twice(tmp_path):
     tables, run = write(tmp_path / "t", one_user()), tmp_path / "run"
     first = prepare(config(tables), run)
