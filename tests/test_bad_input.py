@@ -20,6 +20,7 @@ import aigq as aigq_package
 from aigq import config as configs
 from aigq.cli import main
 from aigq.cli_common import DONE, FAILED, INTERRUPTED, WRONG_USE
+from aigq.erased import Erased
 from aigq.prepared import Prepared
 from aigq.runs import Run
 from aigq.training.encoding import EncodedLists
@@ -46,6 +47,8 @@ CONFIG = {
     "sft": {"epochs": 3, "batch_size": 8, "tail": 5, "eval_every": 5, "eval_samples": 8},
     "evaluation": {"rows": CHANNELS, "ks": [3, 5], "bootstrap": 100, "report_users": 2},
 }
+MAPPED = HEADER.strip().split(",")
+USERS_FILE = {"path": "users.csv", "user_id": "user_id"}
 QUERIES = ("milk", "bread", "eggs", "tea")
 
 
@@ -218,6 +221,8 @@ def test_a_missing_column_is_named_with_those_there(aigq):
         ({"query": "q"}, "expected column 'q'"),
         ({"query": 7}, "query in the column map must be a column's name"),
         ({"actions": ["view"]}, "actions in the column map must be a map"),
+        ({"actions": {"buy": "purchse"}}, "makes buy 'purchse', which is no action; did you mean purchase?"),
+        ({"actions": {"buy": None}}, "makes buy None, which is no action; known: search, click"),
         ({"items": "log.csv"}, "items in the column map must be a map"),
         ({"items": {"item_id": "item_id"}}, "needs a path"),
         ({"items": {"path": "log.csv", "titel": "query"}}, "unknown key 'titel'"),
@@ -299,6 +304,24 @@ def test_no_item_table_leaves_all_but_categories(aigq, clicks):
         assert row["cate_hr"] == (1 if clicks else None)  # items are their own categories, or there are none
 
 
+@pytest.mark.parametrize(
+    ("command", "key"), [(("train", "sft"), "prompt.profile"), (("train", "ctr"), "ctr.profile")]
+)
+def test_a_profile_field_that_no_user_has_is_refused_before_and_after_prepare(aigq, command, key):
+    write_log(log_lines())
+    Path("users.csv").write_text("user_id,city\n" + "".join(f"u{user},delft\n" for user in range(4)))
+    Path("map.yaml").write_text(yaml.safe_dump({name: name for name in MAPPED} | {"users": USERS_FILE}))
+    imported(aigq, "log.csv", "--columns", "map.yaml")
+    wrong = ("--config", "shop.yaml", "--set", f"{key}=[town]")
+    code, _, err = aigq("prepare", *wrong)
+    assert code == WRONG_USE
+    assert one_line(err, f"{key}: no user has 'town'; known: city")
+    assert aigq("prepare", "--config", "shop.yaml")[0] == DONE
+    code, _, err = aigq(*command, *wrong)
+    assert code == WRONG_USE
+    assert one_line(err, f"{key}: no user has 'town'; known: city")
+
+
 # --- bad rows ---
 
 
@@ -315,6 +338,45 @@ def test_timestamps_in_the_future_are_set_aside_by_the_clock(aigq):
     assert imported(aigq)["rejected"] == {"time in the future": 2}
     assert [event["query"] for event in events()] == ["tea"]
     assert "milk" in rejected()[0]["content"]
+
+
+def test_actions_that_nobody_mapped_are_named(aigq, capsys):
+    names = ["srch", "srch", "[/b]", *(f"view{'s' * 90}{i}" for i in range(3)), "a", "b", "c", "d"]
+    write_log([GOOD.strip(), *(f"u1,2024-05-01,{name},milk," for name in names), "u1,2024-05-01,,milk,"])
+    summary = imported(aigq)
+    assert summary["rejected"] == {"unknown action": 11}
+    assert summary["rejected_file"] == "tables/rejected.parquet"
+    expected = {f"view{'s' * 36}": 3, "srch": 2, "": 1, "[/b]": 1, "a": 1}
+    assert list(summary["unknown_actions"].items()) == list(expected.items())
+    assert "srch" not in Path("tables/import.json").read_text()  # text of the log, which may name anybody
+    capsys.readouterr()
+    assert main(["import", "files", "log.csv", "--out", "tables"]) == DONE
+    out = " ".join(capsys.readouterr().out.split())
+    assert "'srch' 2, '' 1, '[/b]' 1, 'a' 1" in out
+    assert "tables/rejected.parquet" in out
+
+
+def test_an_erased_user_in_the_place_of_an_action_is_not_named(aigq):
+    Erased.load(Path("tables")).adding(["u9"]).save(Path("tables"))
+    write_log([GOOD.strip(), "u1,2024-05-01,u9,milk,"])
+    code, summary, _ = aigq("import", "files", "log.csv", "--out", "tables")
+    assert code == DONE
+    assert (summary["rejected"], summary["unknown_actions"]) == ({"unknown action": 1}, {})
+
+
+def test_a_log_of_unknown_actions_only_names_them(aigq):
+    write_log(["u1,2024-05-01,srch,milk,"] * 2)
+    code, _, err = aigq("import", "files", "log.csv", "--out", "tables")
+    assert code == FAILED
+    assert one_line(err, "(unknown action 2: 'srch' 2)")
+
+
+def test_nothing_rejected_names_no_file(aigq, capsys):
+    write_log([GOOD.strip()])
+    assert imported(aigq)["rejected_file"] is None
+    capsys.readouterr()
+    assert main(["import", "files", "log.csv", "--out", "tables"]) == DONE
+    assert "rejected" not in capsys.readouterr().out
 
 
 def test_the_same_log_twice_changes_no_file_and_redoes_no_stage(aigq):

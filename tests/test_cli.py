@@ -178,7 +178,13 @@ def test_a_config_without_tables_or_source_says_how_to_import(aigq):
 def test_a_stage_names_the_one_that_it_needs(aigq, arguments, command):
     code, _, err = aigq(*arguments, "--config", "shop.yaml", "--run", "runs/empty")
     assert code == FAILED
-    assert f"run `{command}` first" in err
+    assert f"run `{command}` first, or `aigq table` for all stages" in err
+
+
+def test_a_stage_that_no_row_needs_is_not_left_to_the_table(aigq, trained):
+    code, _, err = aigq("generate", "x2q", "--run", "runs/shop")
+    assert code == FAILED
+    assert err.endswith("run `aigq train sft --system think_il_sft` first\n")
 
 
 # --- the commands, in the order of the work ---
@@ -216,7 +222,13 @@ def test_import_of_any_file_with_a_column_map(aigq, shop):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("- a", "must hold"), ("a: [", "is not YAML"), (None, "no column map")]
+    ("content", "message"),
+    [
+        ("- a", "must hold"),
+        ("a: [", "is not YAML"),
+        ("ts: 2026-13-16", "wrong.yaml is not YAML: month must be in"),
+        (None, "no column map"),
+    ],
 )
 def test_a_wrong_column_map_is_wrong_use(aigq, shop, content, message):
     (shop / "own.csv").write_text("visitor,time\n")

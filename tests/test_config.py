@@ -128,7 +128,13 @@ def test_memory_as_the_engine_takes_it(minimal, size):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("- a\n- b\n", "must hold"), ("a: [", "is not YAML"), ("name: x\n", "split")]
+    ("content", "message"),
+    [
+        ("- a\n- b\n", "must hold"),
+        ("a: [", "is not YAML"),
+        ("split: {test_from: 2026-13-16}", "shop.yaml is not YAML: month must be in"),
+        ("name: x\n", "split"),
+    ],
 )
 def test_a_wrong_file_says_what_is_wrong(tmp_path, content, message):
     path = tmp_path / "shop.yaml"

@@ -51,7 +51,7 @@ def _lines(result: dict[str, Any]) -> list[str]:
     lines += ["found nowhere; on the list of erased users all the same"] if not lines else []
     lines += [f"removed {place}, which is made again when it is needed" for place in result["caches"]]
     lines += [
-        f"{stage} was trained with the user's rows, and is trained again by the next `aigq table`"
+        f"{stage} was trained with rows of an erased user, and is trained again by the next `aigq table`"
         for stage in result["outdated"]
     ]
     looks = ", ".join(f"{n:,} {what}" for what, n in result["scanned"].items())

@@ -271,7 +271,7 @@ def load(
         raise ConfigError(f"no config file at {path}; the recipes are in recipes/*.yaml") from None
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}; give --config a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # no UTF-8, or a date that does not exist
         raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold `key: value` lines at its top level")

@@ -268,10 +268,7 @@ def need(run: Run, stage: str) -> None:
     """Raise StageError unless the stage is finished; the message names the command that does it."""
     run.check(stage)
     if not run.finished(stage):
-        raise StageError(
-            f"{run.folder} has no finished `{stage}`; run `{_command(stage)}` first, or `aigq table` for all "
-            "stages"
-        )
+        raise StageError(f"{run.folder} has no finished `{stage}`; {_what_to_run(run, stage)}")
 
 
 def _need_current(run: Run, stage: str) -> None:
@@ -280,8 +277,15 @@ def _need_current(run: Run, stage: str) -> None:
     if stage in run.outdated_models():
         raise StageError(
             f"`{stage}` in {run.folder} was trained with rows of a user who was erased; "
-            f"run `{_command(stage)}` first, or `aigq table` for all stages"
+            f"{_what_to_run(run, stage)}"
         )
+
+
+def _what_to_run(run: Run, stage: str) -> str:
+    """What to do for a stage: its command, and `aigq table` where the rows of the config need it."""
+    texts = ["item_text"] if run.config.history.item_text == "generated" else []
+    of_table = stage in ("prepare", *texts, *trainings(run.config))
+    return f"run `{_command(stage)}` first{', or `aigq table` for all stages' if of_table else ''}"
 
 
 def _command(stage: str) -> str:

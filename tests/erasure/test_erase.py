@@ -30,6 +30,7 @@ from aigq.serving.stores.embedded import LmdbStore
 from aigq.serving.streams import Message, open_log
 from aigq.sources import import_source
 from aigq.sources.importing import alone
+from aigq.tables import USERS
 
 USER = "visitor-remarkable"
 GAMES = ["zelda", "halo", "fifa 12", "forza", "batman", "portal 2", "skyrim", "rage"]
@@ -196,6 +197,16 @@ def test_prepare_leaves_out_who_is_on_the_list_where_another_program_wrote_the_t
     assert places_of(shop / "other", USER) == []
 
 
+def test_the_last_user_with_a_field_of_the_prompt(shop, capsys):
+    people = [{"user_id": USER, "profile": {"town": "delft"}}]
+    pq.write_table(pa.Table.from_pylist(people, schema=USERS), shop / "tables" / "users.parquet")
+    asked = ("--config", "shop.yaml", "--run", "towns", "--set", "prompt.profile=[town]")
+    assert main(["prepare", *asked]) == 0
+    assert main(["erase-user", USER, "--run", "towns"]) == 0
+    assert "no user has 'town'" in capsys.readouterr().err
+    assert places_of(shop / "towns", USER) == []
+
+
 def test_again_and_for_strangers(shop, capsys):
     erase(capsys)
     files = {path: path.read_bytes() for path in shop.rglob("*.parquet")}
@@ -210,6 +221,7 @@ def test_again_and_for_strangers(shop, capsys):
     assert main(["erase-user", USER, "--run", "run"]) == 0
     out = capsys.readouterr().out
     assert "found nowhere" in out
+    assert "ctr was trained with rows of an erased user" in out  # of whom, the mark does not say
     assert USER not in out
 
 

@@ -7,7 +7,7 @@ import pytest
 from small_logs import START, event
 
 from aigq.config import SamplesConfig, parse
-from aigq.errors import EmptyLogError, SourceError
+from aigq.errors import ConfigError, EmptyLogError, SourceError
 from aigq.prepared import Prepared
 from aigq.samples.prepare import fingerprint_of, prepare
 from aigq.tables import EVENTS, ITEMS, PREPARED_TABLES, USERS
@@ -32,6 +32,11 @@ def config(tables, unit="user_day", validation=2, test=4, **samples):
     return parse(
         {"data": {"tables": tables}, "split": split, "samples": {"unit": unit, "k_users": 1, **samples}}
     )
+
+
+def asking(tables, key, fields):
+    section, name = key.split(".")
+    return parse(config(tables).model_dump() | {section: {name: fields}})
 
 
 def one_user(days=6):
@@ -87,6 +92,20 @@ def test_contact_data_is_set_aside_and_counted(tmp_path):
         assert "jane@" not in str(
             pq.read_table(tmp_path / "run" / "prepared" / f"{name}.parquet").to_pylist()
         )
+
+
+def test_events_of_items_without_words_are_counted(tmp_path):
+    items = [{"item_id": "named", "title": "Red hat"}, {"item_id": "mute"}]
+    rows = [
+        event("v", 3, "click", None, "mute"),
+        event("v", 4, "purchase", None, "mute"),
+        event("v", 5, "click", "jane@example.com", "unknown"),
+        event("v", 6, "search", "jane@example.com"),  # counted as private alone
+        event("v", 7, "click", None, "named"),
+        event("v", 5 * DAY, "click", "a hat", "mute"),  # its own query; too late to name the item
+    ]
+    summary = prepare(config(write(tmp_path / "t", [*one_user(), *rows], items)), tmp_path / "run")
+    assert summary["events"]["items_without_words"] == 3
 
 
 def test_the_same_input_is_not_prepared_twice(tmp_path):
@@ -149,3 +168,18 @@ def test_a_cut_off_run_leaves_nothing_half_done(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         prepare(config(tables), run)
     assert list(run.iterdir()) == []
+
+
+@pytest.mark.parametrize("key", ["prompt.profile", "ctr.profile"])
+def test_a_profile_field_that_no_user_has_is_refused(tmp_path, key):
+    people = [{"user_id": "u", "profile": {"city": "delft"}}, {"user_id": "v", "profile": {"age": "40"}}]
+    tables = write(tmp_path / "t", one_user(), users=[*people, {"user_id": "w", "profile": None}])
+    prepare(asking(tables, key, ["city", "age"]), tmp_path / "run")  # some users have them
+    with pytest.raises(ConfigError, match=f"{key}: no user has 'cty'; did you mean city"):
+        prepare(asking(tables, key, ["age", "cty"]), tmp_path / "other")
+    with pytest.raises(ConfigError, match=f"{key}: no user has 'street'; known: age, city"):
+        prepare(asking(tables, key, ["street"]), tmp_path / "other")
+    (tables / "users.parquet").unlink()
+    with pytest.raises(ConfigError, match=f"{key}: no user has 'city'; the users table has no fields"):
+        prepare(asking(tables, key, ["city"]), tmp_path / "other")
+    assert not list((tmp_path / "other").iterdir())

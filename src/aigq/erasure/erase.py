@@ -30,8 +30,9 @@ def erase(run: Run, user: str, store: str, log: str) -> dict[str, Any]:
 
     Returns:
         `removed`: rows, keys and messages by place; `caches`: files and folders that were removed whole;
-        `outdated`: stages whose models were trained with the user's rows; `scanned`: how many files, keys and
-        messages; `found`: where the id still is; `sought_in`: what the scan can say of such an id.
+        `outdated`: stages whose models were trained with rows of a user who was erased, now or earlier;
+        `scanned`: how many files, keys and messages; `found`: where the id still is; `sought_in`: what the
+        scan can say of such an id.
 
     Raises:
         UsageError: the config differs from that of the run; the secret for names is not set; an import

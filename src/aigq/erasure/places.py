@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from aigq.erasure import rows
-from aigq.errors import EmptyLogError, SourceError
+from aigq.errors import EmptyLogError, UsageError
 from aigq.progress import note
 from aigq.runs import Run, remove
 from aigq.samples.prepare import prepare
@@ -74,7 +74,7 @@ def prepare_again(run: Run) -> None:
         try:
             run.replace_result("prepare", prepare(run.config, run.folder, force=True))
             return
-        except (EmptyLogError, SourceError) as error:
+        except (EmptyLogError, UsageError) as error:
             note(f"prepare: {error}; what was prepared with the user's rows is removed")
             run.forget("prepare")
     shutil.rmtree(run.folder / "prepared", ignore_errors=True)

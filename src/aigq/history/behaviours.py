@@ -28,7 +28,8 @@ def collapse(events: ir.Table) -> ir.Table:
     """Merge rows of one text within (user, session, segment): strongest action, earliest time.
 
     `query` is the text itself if it was issued, else the first by name of the queries issued with it.
-    `item_id` is the first by name among the strongest actions. Rows without a text are left out.
+    `item_id` is the first by name among the strongest actions. Rows without a text are left out. `of_items`
+    is how many of the rows were no searches.
 
     Args:
         events: user_id, ts, day, session, segment, action, query, item_id, text.
@@ -40,12 +41,13 @@ def collapse(events: ir.Table) -> ir.Table:
         strength=rows.strength.max(),
         own=rows.query.min(where=rows.query == rows.text),
         other=rows.query.min(where=rows.query != rows.text),
+        of_items=rows.count(where=rows.action != "search"),
         **{f"item_{name}": rows.item_id.min(where=rows.action == name) for name in STRENGTH},
     )
     item = ibis.coalesce(groups.item_purchase, groups.item_cart, groups.item_click, groups.item_search)
     action = groups.strength.cases(*((n, name) for name, n in STRENGTH.items()), else_="search")
     return groups.select(
-        "user_id", "ts", "day", "session", "segment", "text",
+        "user_id", "ts", "day", "session", "segment", "text", "of_items",
         action=action, query=ibis.coalesce(groups.own, groups.other), item_id=item,
     )  # fmt: skip
 

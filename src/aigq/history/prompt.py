@@ -13,6 +13,7 @@ mostly copies from, the favourites, stands last: then it is at the same distance
 
 from __future__ import annotations
 
+import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,10 +23,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from aigq.errors import ConfigError
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from aigq.config import PromptConfig
+    from aigq.config import Config, PromptConfig
     from aigq.prepared import Moment, Prepared
 
 Own = Callable[[Sequence["Moment"]], list[list[str]]]
@@ -254,6 +257,27 @@ def fit_to_budget(head: int, records: Sequence[int], tail: int, budget: int) -> 
         total -= records[dropped]
         dropped += 1
     return dropped
+
+
+def check_profiles(config: Config, users: Iterable[pa.RecordBatch]) -> None:
+    """Raise ConfigError where `prompt.profile` or `ctr.profile` names a field that no user has.
+
+    Args:
+        config: the run.
+        users: the users table in batches.
+    """
+    wanted = {"prompt.profile": config.prompt.profile, "ctr.profile": config.ctr.profile}
+    if not any(wanted.values()):
+        return
+    known = sorted({name for batch in users for name in batch["profile"].keys.unique().to_pylist()})
+    for key, fields in wanted.items():
+        for name in fields:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                there = f"known: {', '.join(known)}" if known else "the users table has no fields"
+                raise ConfigError(
+                    f"{key}: no user has {name!r}; {f'did you mean {near[0]}?' if near else there}"
+                )
 
 
 def profiles_of(users: pa.Table) -> dict[str, dict[str, str]]:

@@ -44,6 +44,7 @@ def clean(raw: ir.Table, config: Config, counts: dict[str, Any]) -> Iterator[Par
     forms = keep(query_forms(spellings))
     shopped = sum(n for action, n in counts["actions"].items() if action in STRENGTH)
     counts |= {"duplicates": shopped, "private_queries": 0, "searches_without_query": 0}
+    counts["items_without_words"] = 0
     for rows in divide(raw, "user_id", counts["read"]):
         part = _clean(rows, forms, config)
         _add_counts(counts, part.events)
@@ -71,6 +72,7 @@ def _add_counts(counts: dict[str, Any], events: ir.Table) -> None:
         duplicates=-events.count(),
         private_queries=events.private.sum(),
         searches_without_query=((events.action == "search") & events.query.isnull() & ~events.private).sum(),
+        items_without_words=(events.action != "search").sum(),  # less those that get a text, see `prepare`
     )
     for name, value in read(found)[0].items():
         counts[name] += int(value or 0)

@@ -23,6 +23,7 @@ from aigq.errors import EmptyLogError, SourceError, StageError
 from aigq.history import behaviours as histories
 from aigq.history import queries, surrogates
 from aigq.history.engine import batches, drop, keep, put, read
+from aigq.history.prompt import check_profiles
 from aigq.progress import note
 from aigq.samples import examples
 from aigq.samples.clean import Part, actions_of, clean
@@ -54,6 +55,7 @@ def prepare(config: Config, run: Path, *, force: bool = False) -> dict[str, Any]
 
     Raises:
         SourceError: `data.tables` has no events.
+        ConfigError: `prompt.profile` or `ctr.profile` names a field that no user has.
         StageError: that table is not there.
         EmptyLogError: a split has no samples.
     """
@@ -111,6 +113,7 @@ def _item_text(config: Config, run: Path) -> pa.Table | None:
 
 def _write_tables(config: Config, con: Any, out: Path, written: pa.Table | None) -> dict[str, Any]:
     log = open_log(con, config.data.tables)
+    check_profiles(config, batches(log.users))
     counts = actions_of(log.events)
     validation = epoch_day(config.split.validation_from)
     parts, leds, per_day = [], [], []
@@ -134,7 +137,7 @@ def _write_tables(config: Config, con: Any, out: Path, written: pa.Table | None)
     mode = "exposure" if config.samples.unit == "exposure" else "bootstrap"
     about = {"dataset": config.name, "mode": mode, "queries": log.provenance, "unit": config.samples.unit}
     with _Files(out, {"validation_day": str(validation), "clicks": log.clicks}) as files:
-        made, seen = _write_behaviours(parts, worded, config, files)
+        made, seen = _write_behaviours(parts, worded, config, files, counts)
         sizes = _check_splits(ibis.union(*made), config)
         files.append("queries", asked.order_by("query"))
         files.append("query_days", days.order_by("day", "query"))
@@ -147,14 +150,22 @@ def _write_tables(config: Config, con: Any, out: Path, written: pa.Table | None)
 
 
 def _write_behaviours(
-    parts: list[Part], worded: Callable[[ir.Table], ir.Table], config: Config, files: "_Files"
+    parts: list[Part],
+    worded: Callable[[ir.Table], ir.Table],
+    config: Config,
+    files: "_Files",
+    counts: dict[str, Any],
 ) -> tuple[list[ir.Table], list[ir.Table]]:
-    """Writes the behaviours; returns the samples and the exposures of each part, kept, before filters."""
+    """Writes the behaviours; returns the samples and the exposures of each part, kept, before filters.
+
+    Takes the item events that have a text off `counts["items_without_words"]`.
+    """
     unit, validation = config.samples.unit, epoch_day(config.split.validation_from)
     only_new = config.samples.only_new
     made, seen = [], []
     for part in parts:
         rows = keep(worded(part.events))
+        counts["items_without_words"] -= int(read(rows.agg(n=rows.of_items.sum()))[0]["n"] or 0)
         earlier = files.rows.get("behaviours", 0)
         found = examples.samples(part.events, part.hints, rows, unit, validation, earlier, only_new=only_new)
         made.append(_labelled(found, config))

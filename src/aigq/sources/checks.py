@@ -35,6 +35,7 @@ ENTITIES: Final = {
     "users": ("user_id", ("profile",), "no user"),
 }
 """Their id, their other columns, and the reason to refuse a row without id."""
+UNKNOWN_ACTION: Final = "unknown action"
 MAX_QUERY: Final = 1_000
 CLOCK_SKEW: Final = timedelta(days=1)
 _BROKEN = "chr(65533)"  # what decoding leaves in the place of invalid bytes
@@ -112,7 +113,7 @@ def check(connection: duckdb.DuckDBPyConnection, now: datetime | None, erased: E
                 WHEN ts IS NULL THEN 'time not understood'
                 WHEN ts > TIMESTAMP '{latest}' THEN 'time in the future'
                 WHEN ts < TIMESTAMP '1990-01-01' THEN 'time before 1990'
-                WHEN action IS NULL OR action NOT IN ({actions}) THEN 'unknown action'
+                WHEN action IS NULL OR action NOT IN ({actions}) THEN '{UNKNOWN_ACTION}'
                 WHEN length(query) > {MAX_QUERY} THEN 'query too long'
                 WHEN query IS NULL AND item_id IS NULL AND action NOT IN ({without})
                     THEN 'neither query nor item'

@@ -15,6 +15,7 @@ names of the events table. A category is a list, a JSON list, or text with ">" b
 JSON objects and fields of Parquet structs may be dotted; a name of CSV with dots is that name.
 """
 
+import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,6 +93,13 @@ def _checked(columns: Mapping[str, Any]) -> dict[str, Any]:
     for key in EVENTS.names:
         _need("the column map", roles, key, str, "a column's name")
     _need("the column map", roles, "actions", Mapping, "a map such as {view: click}")
+    for name, action in dict(roles.get("actions", {})).items():
+        if action not in ACTIONS:
+            near = difflib.get_close_matches(str(action), ACTIONS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ACTIONS)}"
+            raise SourceError(
+                f"files: `actions` of the column map makes {name} {action!r}, which is no action; {hint}"
+            )
     for part, keys in _PARTS.items():
         _need("the column map", roles, part, Mapping, "a map such as {path: FILE}")
         if part not in roles:

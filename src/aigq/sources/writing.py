@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from aigq.erased import REASON, Erased
 from aigq.errors import EmptyLogError, SourceError
-from aigq.sources.summary import ImportSummary
+from aigq.sources.checks import UNKNOWN_ACTION
+from aigq.sources.summary import FOR_THE_CALLER, NAME_LENGTH, ImportSummary, names_of
 from aigq.sources.workspace import Workspace, sql
 from aigq.tables import EVENT_KEY, EVENTS, IMPORTED_TABLES, Provenance
 
@@ -37,6 +38,8 @@ _USER_FIELDS = {"profile": "cardinality(profile) > 0"}
 _OTHERS = """(SELECT file, row, reason, content FROM checked_items WHERE file IS NOT NULL
     UNION ALL SELECT file, row, reason, content FROM checked_users WHERE file IS NOT NULL)"""
 """Rows of files of items and users."""
+_NAMES = 5
+"""So many unknown actions are named."""
 _LAST = "events"
 """Put in place after all others: with it the tables are whole, and other commands look for it."""
 
@@ -54,15 +57,20 @@ def write_tables(
     _merge_entities(workspace, old)
     _merge_rejected(workspace, old, erased)
     rejected, others = _by_reason(workspace, "checked"), _by_reason(workspace, _OTHERS)
+    unknown = _unknown_actions(workspace, erased)
     state = state_of(workspace)
     if not state["events"]:
-        why = ", ".join(f"{reason} {count:,}" for reason, count in rejected.items()) or "it has no rows"
+        named = {UNKNOWN_ACTION: f": {names_of(unknown)}"} if unknown else {}
+        reasons = (f"{reason} {count:,}{named.get(reason, '')}" for reason, count in rejected.items())
+        why = ", ".join(reasons) or "it has no rows"
         raise EmptyLogError(f"{source}: no events are left of the log ({why}); nothing was written")
     summary = ImportSummary(
         source=source,
         provenance=provenance,
         rejected=rejected,
         rejected_entities=others,
+        unknown_actions=unknown,
+        rejected_file=str(out / "rejected.parquet") if {*rejected, *others} - {REASON} else None,
         **state,
         **counts,
     )
@@ -75,6 +83,17 @@ def _by_reason(workspace: Workspace, relation: str) -> dict[str, int]:
     return dict(
         workspace.rows(
             f"SELECT reason, count(*) FROM {relation} WHERE reason IS NOT NULL GROUP BY 1 ORDER BY 2 DESC, 1"
+        )
+    )
+
+
+def _unknown_actions(workspace: Workspace, erased: Erased) -> dict[str, int]:
+    """The most common names of unknown actions, without those that name an erased user."""
+    return dict(
+        workspace.rows(
+            f"SELECT left(coalesce(action, ''), {NAME_LENGTH}), count(*) FROM checked "
+            f"WHERE reason = '{UNKNOWN_ACTION}' AND NOT {erased.is_mentioned('action')} "
+            f"GROUP BY 1 ORDER BY 2 DESC, 1 LIMIT {_NAMES}"
         )
     )
 
@@ -223,9 +242,8 @@ def _replace_files(workspace: Workspace, out: Path, summary: ImportSummary) -> N
     try:
         temporary = out / f".import.json.{os.getpid()}.part"
         ready.append((temporary, out / "import.json"))
-        temporary.write_text(
-            json.dumps(summary.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-        )
+        about = {key: value for key, value in summary.to_dict().items() if key not in FOR_THE_CALLER}
+        temporary.write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         for name in sorted(IMPORTED_TABLES, key=lambda name: name == _LAST):
             schema = IMPORTED_TABLES[name]
             temporary = out / f".{name}.parquet.{os.getpid()}.part"

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from aigq.config import Config
 from aigq.errors import EmptyLogError
-from aigq.history.prompt import profiles_of, shared_values
+from aigq.history.prompt import check_profiles, profiles_of, shared_values
 from aigq.models.text_encoder import TextEncoder
 from aigq.prepared import Moment, Prepared
 from aigq.progress import note, task
@@ -72,7 +72,9 @@ def make_rows(config: Config, prepared: Prepared, profile_columns: list[str] | N
 
     Raises:
         EmptyLogError: a split has no rows, or nothing of it was clicked, or everything.
+        ConfigError: `prompt.profile` or `ctr.profile` names a field that no user has.
     """
+    check_profiles(config, prepared.users.to_batches())
     rows, k_users = prepared.training_rows(), config.samples.k_users
     moments = prepared.exposures if config.samples.unit == "exposure" else prepared.samples
     train = latest(_split(moments, "train"), rows, prepared.validation_day, config.ctr.max_samples)

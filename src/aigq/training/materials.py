@@ -19,7 +19,14 @@ from transformers import PreTrainedModel
 
 from aigq.config import Config
 from aigq.errors import ConfigError, EmptyLogError, StageError
-from aigq.history.prompt import SEPARATOR, PromptWriter, clean, shared_profiles, special_tokens
+from aigq.history.prompt import (
+    SEPARATOR,
+    PromptWriter,
+    check_profiles,
+    clean,
+    shared_profiles,
+    special_tokens,
+)
 from aigq.models import generator
 from aigq.models.think_decoding import longest
 from aigq.models.think_grammar import THINK_TOKENS
@@ -101,8 +108,10 @@ def make_materials(config: Config, run: Path, folder: Path, *, think: bool = Fal
     Raises:
         EmptyLogError: no samples, or no query of k users.
         StageError: Think starts from a Direct model that is not there.
+        ConfigError: `prompt.profile` or `ctr.profile` names a field that no user has.
     """
     prepared = Prepared.load(run / "prepared")
+    check_profiles(config, prepared.users.to_batches())
     queries = prepared.shared_queries(config.samples.k_users)
     samples = training_samples(config, prepared, think=think)
     train = subset(samples, config.sft.max_samples, config.seed)
