@@ -60,6 +60,7 @@ def test_dump_is_a_config_that_means_the_same(minimal, tmp_path):
         ("serving.weights={u2qq: 1}", "no channel is called u2qq; known: u2q, x2q"),
         ("serving.weights={u2q: -1}", "serving.weights.u2q: "),
         ("serving.scripts=[LATN]", "begins with LATN"),
+        ("split.test_from=2026-13-16", "the value is not YAML: month must be in 1..12"),
         ("evaluation.ks=[]", "evaluation.ks: "),
         ("evaluation.ks=[0, 4]", "evaluation.ks.0: "),
         ("name.first=x", "--set name.first=x: name is a value, not a section"),

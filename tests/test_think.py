@@ -244,6 +244,7 @@ def test_a_language_model_teaches_and_adds_labels(run, tmp_path, endpoint, monke
 
 def test_generate_x2q_maps_triggers_to_servable_queries_and_goes_on_after_a_stop(run, capsys, monkeypatch):
     from aigq import generation
+    from aigq.recall import x2q
 
     monkeypatch.setattr(generation, "CHUNK", 30)
     calls, think = [], generation.latest_moments
@@ -257,10 +258,18 @@ def test_generate_x2q_maps_triggers_to_servable_queries_and_goes_on_after_a_stop
         return original(self, moments, n)
 
     monkeypatch.setattr(type(generator), "think", stopping)
+    counted, score = {}, x2q.trigger_table
+    monkeypatch.setattr(
+        x2q,
+        "trigger_table",
+        lambda links, issues, *rest: counted.update(issues) or score(links, issues, *rest),
+    )
     assert main(["generate", "x2q", "--run", str(run), "-n", "5"]) == INTERRUPTED
     assert main(["generate", "x2q", "--run", str(run), "-n", "5", "--json"]) == DONE
     assert calls == [30, 30, 30, 10], "the first chunk is not thought over again"
-    assert len(think(Prepared.load(run / "prepared"), 0)) == 70
+    prepared = Prepared.load(run / "prepared")
+    assert len(think(prepared, 0)) == 70
+    assert sum(counted.values()) == sum(prepared.query_days["issues"].to_pylist()), "up to the end of the log"
     result = json.loads(capsys.readouterr().out)
     assert result["triggers"]["query"] > 0
     rows = pq.read_table(run / "tables" / "x2q.parquet").to_pylist()

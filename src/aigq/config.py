@@ -318,7 +318,7 @@ def _set(raw: dict[str, Any], key: str, value: str, origin: str) -> None:
             raise ConfigError(f"{origin}: {section} is a value, not a section")
     try:
         node[leaf] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that does not exist
         raise ConfigError(f"{origin}: the value is not YAML: {' '.join(str(error).split())}") from None
 
 

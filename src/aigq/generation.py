@@ -19,7 +19,7 @@ from aigq.recall.channel import Hint
 from aigq.runs import Run
 from aigq.serving.guards import Guards
 from aigq.systems import CTR, base, stage_of
-from aigq.tables import U2Q, write_whole
+from aigq.tables import U2Q, contents, write_whole
 
 if TYPE_CHECKING:
     from aigq.recall.channel import RecallChannel
@@ -145,7 +145,8 @@ def _connected(
 
     moments, day = _latest_active(moments, run.config.x2q.max_users), moments[0].day
     thinker: ThinkGenerator | None = None
-    servable = CausalCounts(prepared.query_days, None).servable(day, run.config.samples.k_users)
+    counts = CausalCounts(prepared.query_days, None)
+    servable = counts.servable(day, run.config.samples.k_users)
     shown = Guards(run.config.serving).fit(servable)  # as triggers and as their queries
 
     def begin() -> None:
@@ -162,9 +163,7 @@ def _connected(
 
     parts = _chunks(run, moments, path, [*made_with, day], begin, write)
     links = pa.concat_tables([pq.read_table(chunk, schema=LINKS) for chunk in parts])
-    issues = dict(
-        zip(prepared.queries["query"].to_pylist(), prepared.queries["issues"].to_pylist(), strict=True)
-    )
+    issues = dict(zip(counts.queries.tolist(), counts.before(day)[0].tolist(), strict=True))
     table = trigger_table(links, issues, _stranger_clicks(run, prepared, links, day), run.config.x2q)
     write_whole(table.replace_schema_metadata(_mark(made_with)), path)
     shutil.rmtree(path.with_suffix(".parts"))
@@ -207,10 +206,11 @@ def _chunks(
     """What `write` makes of all moments, a file per chunk, in PATH without its ending + .parts.
 
     The files stay until the caller has joined them. A second call goes on after the last whole chunk made
-    with the same things and the same prepared tables; anything else starts anew. `begin` is called before the
-    first chunk that is missing.
+    with the same things, settings, word files and prepared tables; anything else starts anew. `begin` is
+    called before the first chunk that is missing.
     """
-    folder = _parts(path.with_suffix(".parts"), [*made_with, run.begun("prepare"), len(moments), CHUNK])
+    same = [*made_with, _settings(run), run.begun("prepare"), len(moments), CHUNK]
+    folder = _parts(path.with_suffix(".parts"), same)
     begun = False
     paths = []
     with task(f"generate {path.stem}", len(moments)) as advance:
@@ -224,6 +224,14 @@ def _chunks(
             paths.append(file)
             advance(len(chunk))
     return paths
+
+
+def _settings(run: Run) -> list[Any]:
+    """What lists depend on besides the model and the log."""
+    config, serving = run.config, run.config.serving
+    words = [path for path in (serving.blocklist, serving.allowlist) if path is not None]
+    sections = (config.channels, config.decoding, serving, config.x2q)
+    return [contents(words), *(section.model_dump(mode="json") for section in sections)]
 
 
 def _parts(parent: Path, made_with: list[Any]) -> Path:

@@ -7,7 +7,7 @@ from aigq.config_training import GeneratorConfig
 from aigq.errors import ConfigError
 from aigq.history.prompt import Behaviour, PromptParts, compressed, special_tokens
 from aigq.models import generator
-from aigq.models.decoding import QueryTree, generate_lists, writer
+from aigq.models.decoding import QueryTree, generate_lists, trees_by_day, writer
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 
 QUERIES = ["whole milk", "white bread", "milk", "牛奶", "egg nog 🎄", "whole milk organic"]
@@ -39,6 +39,22 @@ def test_frequent_whole_query_with_its_separator_is_one_token_and_any_text_is_ex
 def test_pieces_tokenise_like_the_whole_prompt(vocabulary):
     ids = prompt(vocabulary, "whole milk", "牛奶")
     assert vocabulary.tokenizer.encode(vocabulary.tokenizer.decode(ids), add_special_tokens=False) == ids
+
+
+def test_the_cache_of_pieces_has_a_bound(vocabulary, monkeypatch):
+    monkeypatch.setattr("aigq.models.vocabulary._KEPT", 3)
+    words = Vocabulary(vocabulary.tokenizer)
+    for n in range(10):
+        words.encode(f"text {n}")
+    assert words.encode("milk " * 100) == vocabulary.tokenizer.encode("milk " * 100)
+    assert len(words._cache) <= 3
+    assert all(len(piece) < 200 for piece in words._cache)
+
+
+def test_days_with_the_same_queries_share_a_tree(vocabulary):
+    trees = trees_by_day({1: QUERIES, 2: [*reversed(QUERIES)], 3: QUERIES[:2]}, vocabulary)
+    assert trees[1] is trees[2]
+    assert trees[3].queries == sorted(QUERIES[:2])
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -41,6 +41,22 @@ def test_learns_the_groups_and_repeats_itself(prepared: Prepared) -> None:
     assert sum(inside) / len(inside) > 0.9
 
 
+def test_without_a_history_at_validation_the_last_weights_are_kept(prepared: Prepared, capsys) -> None:
+    samples, place = prepared.samples, prepared.samples.schema.get_field_index("n_before")
+    before = np.where(np.array(samples["split"]) == "valid", 0, samples["n_before"].to_numpy())
+    cold = replace(prepared, samples=samples.set_column(place, samples.schema.field(place), [before]))
+    channel = make()
+    channel.fit(cold)
+    assert "the last weights are kept" in capsys.readouterr().err
+    moments = prepared.moments(prepared.split("test"))
+    inside = [
+        hint.query in GROUPS["sea" if int(moment.user_id[1:]) % 2 == 0 else "snow"]
+        for moment, hints in zip(moments, channel.recommend(moments, 5), strict=True)
+        for hint in hints
+    ]
+    assert sum(inside) / len(inside) > 0.9
+
+
 def test_the_graph_finds_the_largest_inner_products_of_popular_and_rare_queries() -> None:
     draw = np.random.default_rng(0)
     bias = np.log(1 / np.arange(1, 2001))  # as popularity is shared out

@@ -483,7 +483,14 @@ def test_the_keys_file(tmp_path):
     path.write_text(yaml.safe_dump([{"name": "n", "sha256": hashed("x"), "roles": ["read"]}]))
     assert read_keys(path)[0].name == "n"
     assert read_keys(None) is None
-    for content in ("", "- {name: n}", "x: [", f"- {{name: n, sha256: {hashed('x')}, roles: [fly]}}", "7"):
+    for content in (
+        "",
+        "- {name: n}",
+        "x: [",
+        "- 2026-13-16",
+        f"- {{name: n, sha256: {hashed('x')}, roles: [fly]}}",
+        "7",
+    ):
         path.write_text(content)
         with pytest.raises(UsageError, match="keys file"):
             read_keys(path)

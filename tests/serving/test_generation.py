@@ -65,6 +65,21 @@ def test_another_length_starts_anew(run, monkeypatch):
     assert other.asked == 16
 
 
+def test_another_blocklist_starts_anew(run, monkeypatch, tmp_path):
+    words = tmp_path / "words"
+    words.write_text("nothing\n")
+    serving = run.config.serving.model_copy(update={"blocklist": words})
+    run = dataclasses.replace(run, config=run.config.model_copy(update={"serving": serving}))
+    monkeypatch.setattr(generation, "CHUNK", 5)
+    with pytest.raises(KeyboardInterrupt):
+        generation.backfill(run, Counting(stop_after=10), "personal", 30)
+    words.write_text("sled\n")
+    other = Counting()
+    generation.backfill(run, other, "personal", 30)
+    assert other.asked == 16
+    assert "sled" not in u2q_queries(run)
+
+
 def test_the_backfill_is_published_with_the_histories(run):
     done = aigq("generate", "u2q", "--run", run.folder, "--system", "popular", "-n", "4", "--json")
     result = json.loads(done.stdout)

@@ -5,10 +5,10 @@ continues a query of its tree and that still leads to one not yet in its list. S
 repeat, and text that fewer than k users issued cannot be written at all (method.md section 3).
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from transformers import LogitsProcessor, PreTrainedModel
@@ -16,6 +16,8 @@ from transformers import LogitsProcessor, PreTrainedModel
 from aigq import processes
 from aigq.history.prompt import clean
 from aigq.models.vocabulary import Vocabulary
+
+Day = TypeVar("Day", int, str)
 
 
 @dataclass
@@ -61,6 +63,13 @@ class QueryTree:
     def tokens_of(self, query: str) -> list[int]:
         """The path to a query of the tree; empty for any other text."""
         return self._vocabulary.encode_query(query) if query in self._known else []
+
+
+def trees_by_day(servable: Mapping[Day, Iterable[str]], vocabulary: Vocabulary) -> dict[Day, QueryTree]:
+    """What may be written each day; days with the same queries share one tree."""
+    queries = {day: frozenset(some) for day, some in servable.items()}
+    trees = {some: QueryTree(some, vocabulary) for some in set(queries.values())}
+    return {day: trees[some] for day, some in queries.items()}
 
 
 class Choices(NamedTuple):

@@ -121,7 +121,7 @@ def train(
     batch_size: int,
     learning_rate: float,
     seed: int,
-    validate: Callable[[], float],
+    validate: Callable[[], float] | None,
 ) -> None:
     """Fit in place with Adam and a linear decay; the weights that validate best are kept.
 
@@ -135,20 +135,20 @@ def train(
         batch_size: histories per step.
         learning_rate: first value; falls linearly to 0.
         seed: of the order and of the drawn targets.
-        validate: how good the model is, more is better.
+        validate: how good the model is, more is better; None: nobody can say, and the last weights are kept.
     """
     rng = np.random.default_rng(seed)
     log_share = torch.from_numpy(np.log(np.maximum(popularity, 1) / max(popularity.sum(), 1))).float()
     optimiser = torch.optim.Adam(model.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: max(0.0, 1 - step / max_steps))
-    found, best, stale = validate(), copy.deepcopy(model.state_dict()), 0
+    found, best, stale = validate() if validate else 0.0, copy.deepcopy(model.state_dict()), 0
     for step, rows in enumerate(itertools.islice(_batches(len(targets), batch_size, rng), max_steps), 1):
         loss = _loss(model, histories, targets, log_share, rows, rng)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        if step % eval_every and step < max_steps:
+        if validate is None or (step % eval_every and step < max_steps):
             continue
         now = validate()
         if now > found:
@@ -157,7 +157,8 @@ def train(
             stale += 1
         if stale == PATIENCE:
             break
-    model.load_state_dict(best)
+    if validate is not None:
+        model.load_state_dict(best)
 
 
 def _batches(count: int, size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:

@@ -7,6 +7,7 @@ with its `;;` becomes one token while any other text stays expressible in bytes.
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -43,8 +44,12 @@ def train_tokenizer(
     )
 
 
+_KEPT: Final = 100_000  # pieces of at most _SHORT characters: some 65 MB
+_SHORT: Final = 200
+
+
 class Vocabulary:
-    """A tokenizer with a cache: a piece is tokenised once."""
+    """A tokenizer with a cache: a piece is rarely tokenised twice."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
@@ -60,7 +65,10 @@ class Vocabulary:
         ids = self._cache.get(piece)
         if ids is None:
             ids = self.tokenizer.encode(piece, add_special_tokens=False)
-            self._cache[piece] = ids
+            if len(self._cache) == _KEPT:  # a worker reads new texts for months
+                self._cache.clear()
+            if len(piece) <= _SHORT:
+                self._cache[piece] = ids
         return ids
 
     def encode_query(self, query: str) -> list[int]:

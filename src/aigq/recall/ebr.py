@@ -11,6 +11,7 @@ from aigq.errors import EmptyLogError, StageError
 from aigq.models.columns import age_buckets
 from aigq.models.text_encoder import TextEncoder
 from aigq.prepared import CausalCounts, Moment, Prepared
+from aigq.progress import note
 from aigq.recall.channel import Hint
 from aigq.recall.histories import batches, codes_in, recent_behaviours
 
@@ -134,24 +135,25 @@ class Ebr:
             usable = [usable[i] for i in np.sort(drawn)]
         return [moments[i] for i in usable], [targets[i] for i in usable]
 
-    def _validator(self, prepared: Prepared, allowed: set[str]) -> Callable[[], float]:
+    def _validator(self, prepared: Prepared, allowed: set[str]) -> Callable[[], float] | None:
         """Discounted gain 1 / log2(1 + rank) of what came at validation moments, each among all queries.
 
         Not its likelihood: clicks on three hints come at other shares than searches, and under these a tower
-        that knows nothing but popularity looks best.
+        that knows nothing but popularity looks best. None where no moment has a history and such a query.
         """
         import torch
 
         samples = prepared.split("valid")
         wanted = samples["targets"].to_pylist()
         moments, targets = self._examples(prepared.moments(samples), wanted, allowed, _VALIDATED)
+        if not moments:
+            note("ebr: no validation moment has a history and a known query; the last weights are kept")
+            return None
         codes = np.flatnonzero(np.isin(self._texts, list(allowed)))
         arrays = self._histories(moments).take(np.arange(len(moments)))
         places = [np.searchsorted(codes, row) for row in targets]
 
         def validate() -> float:
-            if not moments:
-                return 0.0
             with torch.inference_mode():
                 scores = self._model.users(*arrays) @ self._model.queries(torch.from_numpy(codes)).T  # (N, Q)
             # row by row: all targets of all rows against all queries would be much memory in a large shop

@@ -48,7 +48,7 @@ def links_of(user: str, interests: Sequence[Interest], servable: set[str]) -> It
 
 
 def trigger_table(
-    links: pa.Table, issues: Mapping[str, int], chances: Mapping[str, float], config: X2qConfig
+    links: pa.Table, issues: Mapping[str, float], chances: Mapping[str, float], config: X2qConfig
 ) -> pa.Table:
     """The table X2Q, best queries of each trigger first.
 

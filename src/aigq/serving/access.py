@@ -88,12 +88,12 @@ def read_keys(path: Path | None) -> list[ApiKey] | None:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         keys = [ApiKey.model_validate(entry) for entry in content or []]
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
-        raise UsageError(f"the keys file {path} cannot be read: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise UsageError(f"the keys file {path}: {where}: {first['msg']}") from None
+    except (OSError, yaml.YAMLError, TypeError, ValueError) as error:  # ValueError: no UTF-8, or no date
+        raise UsageError(f"the keys file {path} cannot be read: {' '.join(str(error).split())}") from None
     if not keys:
         raise UsageError(f"the keys file {path} holds no keys")
     return keys
