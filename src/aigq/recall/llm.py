@@ -95,21 +95,19 @@ class LlmClient:
                 return ""
             self._reserved += worst
         try:
-            response = self._ask(prompt)
+            text, tokens = self._ask(prompt)
         finally:
             with self._lock:
                 self._reserved -= worst
-        text = (response.choices[0].message.content or "") if response.choices else ""
-        usage = response.usage
-        spent = self._cost(usage.prompt_tokens, usage.completion_tokens) if usage else worst
+        spent = self._cost(*tokens) if tokens else worst
         with self._lock:
             self.spent_usd += spent
             self.asked += 1
         answers.put(key, text, spent)
         return text
 
-    def _ask(self, prompt: str) -> Any:
-        """One completion, with exponential back-off on what may pass."""
+    def _ask(self, prompt: str) -> tuple[str, list[int] | None]:
+        """One answer and its tokens, in and out, if counted; with exponential back-off on what may pass."""
         import openai
 
         client, config = self._opened(), self._config
@@ -118,8 +116,13 @@ class LlmClient:
         while True:
             sent = dict(self._parameters)
             try:
-                return client.chat.completions.create(model=config.model, messages=messages, **sent)
-            except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
+                return _read(client.chat.completions.create(model=config.model, messages=messages, **sent))
+            except (
+                openai.APIConnectionError,
+                openai.RateLimitError,
+                openai.InternalServerError,
+                ValueError,  # status 200, but no JSON or no completion: a gateway in front of the model
+            ) as error:
                 if attempt == config.retries:
                     raise NoAnswer(
                         f"{self.name}: {config.base_url} gave no answer in {attempt + 1} attempts ({error}); "
@@ -164,3 +167,22 @@ class LlmClient:
     def _cost(self, tokens_in: float, tokens_out: float) -> float:
         config = self._config
         return (tokens_in * config.usd_per_million_input + tokens_out * config.usd_per_million_output) / 1e6
+
+
+def _read(response: Any) -> tuple[str, list[int] | None]:
+    """The text of a completion and its tokens, in and out, if counted.
+
+    Raises:
+        ValueError: it is none; the client takes any JSON for a completion, and what is no JSON for text.
+    """
+    try:
+        text = response.choices[0].message.content or ""  # null: no token was left for an answer
+    except (AttributeError, LookupError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        said = getattr(response, "error", None) or response
+        raise ValueError(f"status 200, but no answer: {said!r:.200}")
+    tokens: list[Any] = [getattr(response.usage, f"{kind}_tokens", None) for kind in ("prompt", "completion")]
+    # half an emoji, where the limit of tokens cut it, cannot be kept
+    text = text.encode("utf-8", "replace").decode()
+    return text, tokens if all(isinstance(n, int) for n in tokens) else None
