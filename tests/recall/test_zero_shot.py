@@ -1,4 +1,5 @@
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -82,8 +83,15 @@ def endpoint() -> Iterator[Endpoint]:
 
 def make(endpoint: Endpoint, folder: Path, waits: list[float] | None = None, **keys: object) -> ZeroShot:
     config = LlmConfig(base_url=endpoint.url, model="tiny", **keys)
-    sleep = (waits if waits is not None else []).append
-    return ZeroShot("zero_shot:tiny", config, K_USERS, LENGTH, folder / "answers.sqlite", sleep)
+    kept = waits if waits is not None else []
+    return ZeroShot(
+        "zero_shot:tiny",
+        config,
+        K_USERS,
+        LENGTH,
+        folder / "answers.sqlite",
+        lambda _, seconds: kept.append(seconds),
+    )
 
 
 def test_contract(endpoint: Endpoint, prepared: Prepared, tmp_path: Path) -> None:
@@ -148,7 +156,7 @@ def test_what_is_no_answer_is_asked_again_and_never_kept(
 ) -> None:
     waits: list[float] = []
     config = LlmConfig(base_url=endpoint.url, model="tiny", retries=1)
-    client = LlmClient("row", config, "be brief", tmp_path / "answers.sqlite", waits.append)
+    client = LlmClient("row", config, "", tmp_path / "answers.sqlite", lambda _, s: waits.append(s))
     endpoint.bodies = [body] * 2
     with pytest.raises(NoAnswer, match=f"no answer in 2 attempts .*{said}"):
         client.ask(["hi"])
@@ -184,6 +192,39 @@ def test_an_answer_whose_tokens_are_not_counted_costs_the_worst_case(
     client = LlmClient("row", config, "", tmp_path / "answers.sqlite")
     assert client.ask(["hi"]) == ["1. ski"]
     assert client.spent_usd == 1.0
+
+
+def test_a_refusal_ends_the_waits_of_other_questions(endpoint: Endpoint, tmp_path: Path) -> None:
+    config = LlmConfig(base_url=endpoint.url, model="tiny", concurrency=2)
+    stopped: list[bool] = []
+
+    def wait(stop: threading.Event, _: float) -> None:
+        stopped.append(stop.wait(20))
+
+    client = LlmClient("row", config, "", tmp_path / "answers.sqlite", wait)
+    endpoint.statuses = [503, 401] + [503] * 20
+    with pytest.raises(StageError, match="status 401"):
+        client.ask([f"{i}" for i in range(8)])
+    assert all(stopped)
+    assert len(endpoint.requests) <= 3, "the thread that was refused may have begun one more"
+    endpoint.statuses = []
+    assert client.ask(["hi"]) == [ANSWER]
+
+
+def test_ctrl_c_sends_nothing_more(endpoint: Endpoint, tmp_path: Path) -> None:
+    stopped: list[bool] = []
+
+    def wait(stop: threading.Event, _: float) -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        stopped.append(stop.wait(20))
+
+    config = LlmConfig(base_url=endpoint.url, model="tiny", concurrency=1)
+    client = LlmClient("row", config, "", tmp_path / "answers.sqlite", wait)
+    endpoint.statuses = [503] * 20
+    with pytest.raises(KeyboardInterrupt):
+        client.ask(["hi", "you"])
+    assert stopped == [True]
+    assert len(endpoint.requests) == 1
 
 
 def test_a_table_goes_without_an_endpoint_that_is_not_there_but_not_without_one_that_went_silent(
