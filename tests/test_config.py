@@ -63,7 +63,7 @@ def test_dump_is_a_config_that_means_the_same(minimal, tmp_path):
         ("split.test_from=2026-13-16", "the value is not YAML: month must be in 1..12"),
         ("evaluation.ks=[]", "evaluation.ks: "),
         ("evaluation.ks=[0, 4]", "evaluation.ks.0: "),
-        ("name.first=x", "--set name.first=x: name is a value, not a section"),
+        ("name.first=x", "--set name.first: name is a value, not a section"),
     ],
 )
 def test_a_wrong_override_says_what_to_do(minimal, override, message):
@@ -107,7 +107,7 @@ def test_a_wrong_variable_is_named(tmp_path, monkeypatch, name, value, message):
 def test_what_set_overrides_is_not_blamed_on_the_environment(minimal, monkeypatch):
     monkeypatch.setenv("AIGQ__SFT__EPOCHS", "many")
     assert config.load(minimal, ["sft.epochs=3"]).sft.epochs == 3
-    with pytest.raises(ConfigError, match=r"^--set sft.epochs=-1: sft.epochs: "):
+    with pytest.raises(ConfigError, match=r"^--set sft.epochs: sft.epochs: "):
         config.load(minimal, ["sft.epochs=-1"])
 
 
@@ -166,3 +166,14 @@ def test_a_channel_that_is_not_named_keeps_its_weight(minimal):
     ).serving.weights
     assert weights == {**config.ServingConfig().weights, "u2q": 2.0}
     assert weights["popular"] > 0
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://shop:s3cret@gateway/v1", "https://shop:s3/cret@gateway/v1", "https://gateway/v1?key=s3cret"],
+)
+def test_the_address_of_a_language_model_holds_no_key(minimal, url):
+    """It would be in config.yaml, in metrics.json and in messages; the refusal does not show it either."""
+    with pytest.raises(ConfigError, match=r"channels\.llms\.gw\.base_url: .* api_key_env names") as raised:
+        config.load(minimal, [f"channels.llms.gw={{model: any, base_url: '{url}'}}"])
+    assert "cret" not in str(raised.value)

@@ -284,8 +284,8 @@ def load(
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise ConfigError(f"--set takes key=value, for example sft.epochs=3; got {override!r}")
-        _set(raw, key, value, f"--set {override}")
-        origins[key] = f"--set {override}"
+        origins[key] = f"--set {key}"  # no message repeats the value: it may hold a password
+        _set(raw, key, value, origins[key])
     return parse(raw, str(path), origins)
 
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from aigq.config_base import Section
 
@@ -62,7 +62,9 @@ class RankerConfig(Section):
 class LlmConfig(Section):
     """A zero-shot row: any OpenAI-compatible endpoint."""
 
-    base_url: str = Field(description="for example http://127.0.0.1:8000/v1")
+    base_url: str = Field(
+        description="for example http://127.0.0.1:8000/v1; without user, password and query"
+    )
     model: str = Field(description="model name as the endpoint knows it")
     api_key_env: str = Field("OPENAI_API_KEY", description="environment variable that holds the key")
     max_users: int | None = Field(None, ge=1, description="ask only for the first so many samples")
@@ -74,6 +76,16 @@ class LlmConfig(Section):
     max_tokens: int = Field(400, ge=16, description="of the answer")
     retries: int = Field(4, ge=0, description="with exponential back-off")
     concurrency: int = Field(4, ge=1, description="requests at a time")
+
+    @field_validator("base_url")
+    @classmethod
+    def _holds_no_key(cls, url: str) -> str:
+        # The address is written into config.yaml and metrics.json, and messages name it
+        if "@" in url or "?" in url:
+            raise ValueError(
+                "takes no user, password or query; put the key into the variable that api_key_env names"
+            )
+        return url
 
 
 class ChannelsConfig(Section):

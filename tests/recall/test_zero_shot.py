@@ -1,4 +1,5 @@
 import json
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from aigq.evaluation.lists import make_lists
 from aigq.prepared import Prepared
 from aigq.recall.answers import MAX_QUERY_CHARACTERS, content_key, parse_queries
 from aigq.recall.channel import RowMissing
+from aigq.recall.llm import LlmClient, NoAnswer
 from aigq.recall.only_new import OnlyNew, issued
 from aigq.recall.zero_shot import ZeroShot, prompt_of
 
@@ -32,6 +34,7 @@ class Endpoint:
     statuses: list[int] = field(default_factory=list)  # answered first, before any 200
     requests: list[dict] = field(default_factory=list)
     unsupported: dict[str, str] = field(default_factory=dict)  # parameter -> code of the refusal
+    bodies: list[bytes] = field(default_factory=list)  # sent in place of the first answers
 
 
 @pytest.fixture
@@ -58,8 +61,11 @@ def endpoint() -> Iterator[Endpoint]:
                 if name in body:
                     status, error = 400, {"message": f"no '{name}' here", "param": name, "code": code}
             payload = json.dumps(answer if status == 200 else {"error": error}).encode()
+            if status == 200 and state.bodies:
+                payload = state.bodies.pop(0)
             self.send_response(status)
-            self.send_header("Content-Type", "application/json")
+            html = payload.startswith(b"<")
+            self.send_header("Content-Type", "text/html" if html else "application/json")
             self.send_header("Content-Length", str(len(payload)))
             self.end_headers()
             self.wfile.write(payload)
@@ -77,8 +83,15 @@ def endpoint() -> Iterator[Endpoint]:
 
 def make(endpoint: Endpoint, folder: Path, waits: list[float] | None = None, **keys: object) -> ZeroShot:
     config = LlmConfig(base_url=endpoint.url, model="tiny", **keys)
-    sleep = (waits if waits is not None else []).append
-    return ZeroShot("zero_shot:tiny", config, K_USERS, LENGTH, folder / "answers.sqlite", sleep)
+    kept = waits if waits is not None else []
+    return ZeroShot(
+        "zero_shot:tiny",
+        config,
+        K_USERS,
+        LENGTH,
+        folder / "answers.sqlite",
+        lambda _, seconds: kept.append(seconds),
+    )
 
 
 def test_contract(endpoint: Endpoint, prepared: Prepared, tmp_path: Path) -> None:
@@ -120,6 +133,98 @@ def test_gives_up_with_a_clear_message(endpoint: Endpoint, prepared: Prepared, t
     endpoint.statuses = [401]
     with pytest.raises(StageError, match=r"(?s)status 401.*OPENAI_API_KEY"):
         channel.recommend(moments, 5)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b"<html>please log in</html>", "please log in"),
+        (b'{"error": {"message": "upstream is busy", "code": 429}}', "upstream is busy"),
+        (b'{"choices": [{"mess', "Unterminated string"),
+        (b"", "Expecting value"),
+        (b"\xff", "can't decode"),
+        (b"null", "None"),
+        (b"[]", r"\[\]"),
+        (b'{"choices": []}', r"choices=\[\]"),
+        (b'{"choices": {"0": 1}}', "choices={"),
+        (b'{"choices": [{"index": 0, "message": null}]}', "message=None"),
+        (b'{"choices": [{"index": 0, "message": {"content": [1]}}]}', r"content=\[1\]"),
+    ],
+)
+def test_what_is_no_answer_is_asked_again_and_never_kept(
+    endpoint: Endpoint, tmp_path: Path, body: bytes, said: str
+) -> None:
+    waits: list[float] = []
+    config = LlmConfig(base_url=endpoint.url, model="tiny", retries=1)
+    client = LlmClient("row", config, "", tmp_path / "answers.sqlite", lambda _, s: waits.append(s))
+    endpoint.bodies = [body] * 2
+    with pytest.raises(NoAnswer, match=f"no answer in 2 attempts .*{said}"):
+        client.ask(["hi"])
+    assert client.asked == 0
+    endpoint.bodies = [body]
+    assert client.ask(["hi"]) == [ANSWER]
+    assert (client.asked, waits) == (1, [0.5, 0.5])
+
+
+def test_an_empty_answer_is_one(endpoint: Endpoint, tmp_path: Path) -> None:
+    """As of a model that spent all its tokens on thoughts."""
+    endpoint.bodies = [b'{"choices": [{"index": 0, "message": {"content": null}}]}']
+    client = LlmClient("row", LlmConfig(base_url=endpoint.url, model="tiny"), "", tmp_path / "answers.sqlite")
+    assert [client.ask(["hi"]), client.ask(["hi"])] == [[""], [""]]
+    assert client.asked == 1
+
+
+def test_half_an_emoji_is_kept_as_a_question_mark(endpoint: Endpoint, tmp_path: Path) -> None:
+    endpoint.bodies = [b'{"choices": [{"index": 0, "message": {"content": "1. ski \\ud83d"}}]}']
+    client = LlmClient("row", LlmConfig(base_url=endpoint.url, model="tiny"), "", tmp_path / "answers.sqlite")
+    assert [client.ask(["hi"]), client.ask(["hi"])] == [["1. ski ?"]] * 2
+
+
+@pytest.mark.parametrize(
+    "usage", ["null", '{"prompt_tokens": 5}', '{"prompt_tokens": 5, "completion_tokens": "?"}']
+)
+def test_an_answer_whose_tokens_are_not_counted_costs_the_worst_case(
+    endpoint: Endpoint, tmp_path: Path, usage: str
+) -> None:
+    answer = '{"choices": [{"index": 0, "message": {"content": "1. ski"}}], "usage": '
+    endpoint.bodies = [f"{answer}{usage}}}".encode()]
+    config = LlmConfig(base_url=endpoint.url, model="tiny", max_tokens=100, usd_per_million_output=1e4)
+    client = LlmClient("row", config, "", tmp_path / "answers.sqlite")
+    assert client.ask(["hi"]) == ["1. ski"]
+    assert client.spent_usd == 1.0
+
+
+def test_a_refusal_ends_the_waits_of_other_questions(endpoint: Endpoint, tmp_path: Path) -> None:
+    config = LlmConfig(base_url=endpoint.url, model="tiny", concurrency=2)
+    stopped: list[bool] = []
+
+    def wait(stop: threading.Event, _: float) -> None:
+        stopped.append(stop.wait(20))
+
+    client = LlmClient("row", config, "", tmp_path / "answers.sqlite", wait)
+    endpoint.statuses = [503, 401] + [503] * 20
+    with pytest.raises(StageError, match="status 401"):
+        client.ask([f"{i}" for i in range(8)])
+    assert all(stopped)
+    assert len(endpoint.requests) <= 3, "the thread that was refused may have begun one more"
+    endpoint.statuses = []
+    assert client.ask(["hi"]) == [ANSWER]
+
+
+def test_ctrl_c_sends_nothing_more(endpoint: Endpoint, tmp_path: Path) -> None:
+    stopped: list[bool] = []
+
+    def wait(stop: threading.Event, _: float) -> None:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        stopped.append(stop.wait(20))
+
+    config = LlmConfig(base_url=endpoint.url, model="tiny", concurrency=1)
+    client = LlmClient("row", config, "", tmp_path / "answers.sqlite", wait)
+    endpoint.statuses = [503] * 20
+    with pytest.raises(KeyboardInterrupt):
+        client.ask(["hi", "you"])
+    assert stopped == [True]
+    assert len(endpoint.requests) == 1
 
 
 def test_a_table_goes_without_an_endpoint_that_is_not_there_but_not_without_one_that_went_silent(

@@ -3,9 +3,8 @@
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ class LlmClient:
         config: the endpoint, its prices and limits.
         system: the instruction that goes before every question.
         answers: the SQLite file of answers.
-        sleep: waits between attempts.
+        wait: between attempts, so many seconds or until the event is set.
 
     Raises:
         UsageError: a cost cap without prices.
@@ -46,17 +45,18 @@ class LlmClient:
         config: LlmConfig,
         system: str,
         answers: Path,
-        sleep: Callable[[float], None] = time.sleep,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         if config.max_cost_usd is not None and not (
             config.usd_per_million_input or config.usd_per_million_output
         ):
             raise UsageError(f"{name}: max_cost_usd needs usd_per_million_input and usd_per_million_output")
         self.name = name
-        self._config, self._system, self._path, self._sleep = config, system, answers, sleep
+        self._config, self._system, self._path, self._wait = config, system, answers, wait
         self._client: Any = None
         self._parameters: dict[str, Any] = {"max_tokens": config.max_tokens, "temperature": 0}
         self._lock = threading.Lock()
+        self._stop = threading.Event()
         self._reserved = 0.0
         self._skipped = 0
         self.spent_usd = 0.0
@@ -66,19 +66,23 @@ class LlmClient:
         """The answer to each prompt, several at a time; empty past the cost cap.
 
         Raises:
-            StageError: the endpoint refuses, or does not answer after all retries. Answers so far are kept.
+            StageError: the endpoint refuses, or does not answer after all retries. Nothing more is sent then;
+                answers so far, and those under way, are kept.
         """
         self._skipped = 0
+        self._stop.clear()
         with Answers(self._path) as answers, ThreadPoolExecutor(self._config.concurrency) as pool:
-            futures = [pool.submit(self._answer, answers, prompt) for prompt in prompts]
             try:
-                texts = [future.result() for future in futures]
-            except BaseException:
+                futures = [pool.submit(self._answer, answers, prompt) for prompt in prompts]
+                for future in as_completed(futures):
+                    future.result()  # the first failure ends it, whichever question it is of
+            except BaseException:  # Ctrl-C too
+                self._stop.set()
                 pool.shutdown(wait=True, cancel_futures=True)
                 raise
         if self._skipped:
             log.warning("%s: cost cap reached, %d questions were not asked", self.name, self._skipped)
-        return texts
+        return [future.result() for future in futures]
 
     def _answer(self, answers: Answers, prompt: str) -> str:
         """The kept or fresh answer to one prompt; empty where the cost cap forbids to ask."""
@@ -95,37 +99,48 @@ class LlmClient:
                 return ""
             self._reserved += worst
         try:
-            response = self._ask(prompt)
+            text, tokens = self._ask(prompt)
         finally:
             with self._lock:
                 self._reserved -= worst
-        text = (response.choices[0].message.content or "") if response.choices else ""
-        usage = response.usage
-        spent = self._cost(usage.prompt_tokens, usage.completion_tokens) if usage else worst
+        spent = self._cost(*tokens) if tokens else worst
         with self._lock:
             self.spent_usd += spent
             self.asked += 1
         answers.put(key, text, spent)
         return text
 
-    def _ask(self, prompt: str) -> Any:
-        """One completion, with exponential back-off on what may pass."""
+    def _ask(self, prompt: str) -> tuple[str, list[int] | None]:
+        """One answer and its tokens, in and out, if counted; with exponential back-off on what may pass.
+
+        Raises:
+            NoAnswer: after all retries.
+            StageError: the endpoint refuses.
+            CancelledError: `ask` has ended by another question or Ctrl-C.
+        """
         import openai
 
         client, config = self._opened(), self._config
         messages = [{"role": "system", "content": self._system}, {"role": "user", "content": prompt}]
         attempt = 0
         while True:
+            if self._stop.is_set():
+                raise CancelledError
             sent = dict(self._parameters)
             try:
-                return client.chat.completions.create(model=config.model, messages=messages, **sent)
-            except (openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError) as error:
+                return _read(client.chat.completions.create(model=config.model, messages=messages, **sent))
+            except (
+                openai.APIConnectionError,
+                openai.RateLimitError,
+                openai.InternalServerError,
+                ValueError,  # status 200, but no JSON or no completion: a gateway in front of the model
+            ) as error:
                 if attempt == config.retries:
                     raise NoAnswer(
                         f"{self.name}: {config.base_url} gave no answer in {attempt + 1} attempts ({error}); "
                         f"answers so far are kept, run again to continue"
                     ) from error
-                self._sleep(min(60.0, 0.5 * 2.0**attempt))
+                self._wait(self._stop, min(60.0, 0.5 * 2.0**attempt))
                 attempt += 1
             except openai.APIStatusError as error:
                 if error.code in UNSUPPORTED and error.param in sent and self._adapt(error.param):
@@ -164,3 +179,22 @@ class LlmClient:
     def _cost(self, tokens_in: float, tokens_out: float) -> float:
         config = self._config
         return (tokens_in * config.usd_per_million_input + tokens_out * config.usd_per_million_output) / 1e6
+
+
+def _read(response: Any) -> tuple[str, list[int] | None]:
+    """The text of a completion and its tokens, in and out, if counted.
+
+    Raises:
+        ValueError: it is none; the client takes any JSON for a completion, and what is no JSON for text.
+    """
+    try:
+        text = response.choices[0].message.content or ""  # null: no token was left for an answer
+    except (AttributeError, LookupError, TypeError):
+        text = None
+    if not isinstance(text, str):
+        said = getattr(response, "error", None) or response
+        raise ValueError(f"status 200, but no answer: {said!r:.200}")
+    tokens: list[Any] = [getattr(response.usage, f"{kind}_tokens", None) for kind in ("prompt", "completion")]
+    # half an emoji, where the limit of tokens cut it, cannot be kept
+    text = text.encode("utf-8", "replace").decode()
+    return text, tokens if all(isinstance(n, int) for n in tokens) else None

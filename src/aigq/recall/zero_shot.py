@@ -1,6 +1,6 @@
 """A zero-shot row: a large language model, asked through any OpenAI-compatible endpoint."""
 
-import time
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -27,7 +27,7 @@ class ZeroShot:
         k_users: distinct users that must have issued a query before it is shown.
         length: queries that are asked for, however many are wanted: the same question has the same answer.
         answers: the SQLite file of answers.
-        sleep: waits between attempts.
+        wait: between attempts, so many seconds or until the event is set.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class ZeroShot:
         k_users: int,
         length: int,
         answers: Path,
-        sleep: Callable[[float], None] = time.sleep,
+        wait: Callable[[threading.Event, float], object] = threading.Event.wait,
     ) -> None:
         self.name = name
-        self._config, self._k, self._path, self._sleep = config, k_users, answers, sleep
+        self._config, self._k, self._path, self._wait = config, k_users, answers, wait
         self._length = length
         self._llm: LlmClient | None = None
         self._counts: CausalCounts | None = None
@@ -48,7 +48,7 @@ class ZeroShot:
 
     def fit(self, prepared: Prepared) -> None:
         """Nothing is learned; keep the daily user counts. Raises UsageError for a cost cap without prices."""
-        self._llm = LlmClient(self.name, self._config, SYSTEM, self._path, self._sleep)
+        self._llm = LlmClient(self.name, self._config, SYSTEM, self._path, self._wait)
         self._counts = CausalCounts(prepared.query_days, None)
         self._seen = 0
 
