@@ -196,8 +196,11 @@ def _made(table: dict[str, Any]) -> list[str]:
 
 
 def _recipe(dataset: str) -> str:
-    """The recipe of a committed table: of several with its name the one whose file says table."""
-    recipes = sorted((DOCS.parent / "recipes").glob("*.yaml"), key=lambda path: "table-" not in path.name)
+    """The recipe of a committed table: of several with its name the one whose file says table, or the name."""
+    recipes = sorted(
+        (DOCS.parent / "recipes").glob("*.yaml"),
+        key=lambda path: ("table-" not in path.name, path.stem != dataset),
+    )
     named = [path for path in recipes if f"name: {dataset}" in path.read_text(encoding="utf-8").split("\n")]
     return f"recipes/{named[0].name}"
 
