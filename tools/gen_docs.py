@@ -196,7 +196,7 @@ def _made(table: dict[str, Any]) -> list[str]:
 
 
 def _recipe(dataset: str) -> str:
-    """The recipe of a committed table: of several with its name the one whose file says table, or the name."""
+    """The recipe of a committed table: of several of its name the file that says table, or else the name."""
     recipes = sorted(
         (DOCS.parent / "recipes").glob("*.yaml"),
         key=lambda path: ("table-" not in path.name, path.stem != dataset),
