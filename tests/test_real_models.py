@@ -55,6 +55,7 @@ SMALLER = {
     "prompt.budget_tokens": 160,
     "prompt.max_behaviours": 4,
     "prompt.favourites": 3,
+    "prompt.profile": [],
     "prompt.trending": 3,
     "sft.max_samples": 16,
     "sft.imitation_max_steps": 2,

@@ -196,7 +196,7 @@ def test_hints_are_in_the_order_of_the_model(run, store, served):
 def test_the_row_of_the_blend_is_ordered_by_the_model_and_a_channel_alone_is_not(run, tmp_path):
     prepared = Prepared.load(run / "prepared")
     moments = prepared.moments(prepared.split("test").slice(0, 8))
-    weights = {"personal": 1.0, "coclick": 0.6, "popular": 0.4}
+    weights = {"u2q": 0.0, "x2q": 0.0}
     shop = PastShop(config(), lambda: 1 / 0, lambda: 1 / 0, tmp_path, folder_of(run))
 
     def lists(name, ranker):
