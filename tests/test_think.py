@@ -196,7 +196,7 @@ def test_days_with_the_same_queries_share_a_tree_and_few_are_kept(run):
         assert len({id(tree) for tree in generator._trees_of(asked).values()}) == 1
         assert lists == generator.recommend(asked, 5)
         generator.recommend([replace(moments[0], day=late - 20)], 5)
-        assert len(generator._trees) == 1
+        assert len(generator._trees.kept) == 1
 
 
 def test_think_alone_says_what_it_starts_from(run, tmp_path, capsys):

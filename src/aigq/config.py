@@ -3,7 +3,6 @@
 `docs/configuration.md` is generated from these classes (`make docs`).
 """
 
-import difflib
 import os
 import re
 from collections.abc import Mapping
@@ -25,7 +24,7 @@ from aigq.config_training import (
     SftConfig,
     ThinkConfig,
 )
-from aigq.errors import ConfigError
+from aigq.errors import ConfigError, suggestion
 
 ENVIRONMENT: Final = "AIGQ__"
 """AIGQ__SERVING__DEADLINE_MS=20 in the environment is serving.deadline_ms=20."""
@@ -341,6 +340,4 @@ def _explain(error: Any) -> str:
         section = field.annotation if field else None
         if not (isinstance(section, type) and issubclass(section, BaseModel)):
             return f"unknown key {key}"
-    near = difflib.get_close_matches(path[-1], section.model_fields, n=1)
-    hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(section.model_fields)}"
-    return f"unknown key {key}{hint}"
+    return f"unknown key {key}; {suggestion(path[-1], section.model_fields)}"

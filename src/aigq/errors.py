@@ -8,7 +8,9 @@ AigqError
     └── EmptyLogError nothing is left to learn from
 """
 
+import difflib
 import errno
+from collections.abc import Collection
 from typing import Final
 
 
@@ -56,3 +58,9 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """The end of a message about a name that is not known: the nearest one, or all."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"

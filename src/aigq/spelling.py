@@ -6,6 +6,7 @@ service uses it on every request.
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Final
 
 KEPT_FORMATS: Final = frozenset("\u200c\u200d")  # joiners: Persian words, emoji sequences
@@ -76,3 +77,9 @@ def _ascii(char: str) -> str:
     if char in KEPT_FORMATS:
         return ""
     return "." if char in FULL_STOPS else char
+
+
+@lru_cache(maxsize=10_000)
+def script_of(char: str) -> str:
+    """LATIN, CYRILLIC, CJK ...: the first word of the character's Unicode name."""
+    return unicodedata.name(char, "UNKNOWN").split()[0]

@@ -1,6 +1,5 @@
 """The stages of a run, each begun once and recorded in the run folder."""
 
-import difflib
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aigq import processes
 from aigq.config import Config
-from aigq.errors import ConfigError, StageError, UsageError
+from aigq.errors import ConfigError, StageError, UsageError, suggestion
 from aigq.progress import note
 from aigq.runs import Run
 from aigq.systems import CHANNELS, CTR, FROM_DIRECT, GENERATORS, GRPO, SERVED, SFT, base, stage_of, thinks
@@ -220,8 +219,7 @@ def trainings(config: Config) -> list[str]:
     known = [*CHANNELS, *(f"zero_shot:{name}" for name in config.channels.llms), *GENERATORS]
     for row in config.evaluation.rows:
         if row not in SERVED and base(row) not in known:
-            near = difflib.get_close_matches(row, [*known, *SERVED], n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join([*known, *SERVED])}"
+            hint = suggestion(row, [*known, *SERVED])
             raise ConfigError(f"evaluation.rows: no row is called {row}; {hint}")
     compared_to(config, config.evaluation.rows)
     rows = {base(row) for row in config.evaluation.rows} | behind(config, config.evaluation.rows)

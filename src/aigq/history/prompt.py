@@ -13,7 +13,6 @@ mostly copies from, the favourites, stands last: then it is at the same distance
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from aigq.errors import ConfigError
+from aigq.errors import ConfigError, suggestion
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -273,11 +272,8 @@ def check_profiles(config: Config, users: Iterable[pa.RecordBatch]) -> None:
     for key, fields in wanted.items():
         for name in fields:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                there = f"known: {', '.join(known)}" if known else "the users table has no fields"
-                raise ConfigError(
-                    f"{key}: no user has {name!r}; {f'did you mean {near[0]}?' if near else there}"
-                )
+                hint = suggestion(name, known) if known else "the users table has no fields"
+                raise ConfigError(f"{key}: no user has {name!r}; {hint}")
 
 
 def profiles_of(users: pa.Table) -> dict[str, dict[str, str]]:

@@ -17,7 +17,7 @@ from aigq import processes
 from aigq.history.prompt import clean
 from aigq.models.vocabulary import Vocabulary
 
-Day = TypeVar("Day", int, str)
+Day = TypeVar("Day")
 
 
 @dataclass
@@ -65,11 +65,19 @@ class QueryTree:
         return self._vocabulary.encode_query(query) if query in self._known else []
 
 
-def trees_by_day(servable: Mapping[Day, Iterable[str]], vocabulary: Vocabulary) -> dict[Day, QueryTree]:
-    """What may be written each day; days with the same queries share one tree."""
-    queries = {day: frozenset(some) for day, some in servable.items()}
-    trees = {some: QueryTree(some, vocabulary) for some in set(queries.values())}
-    return {day: trees[some] for day, some in queries.items()}
+class Trees:
+    """What may be written each day: days with the same queries share a tree, kept for the next call."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.kept: dict[frozenset[str], QueryTree] = {}
+        self._vocabulary = vocabulary
+
+    def by_day(self, servable: Mapping[Day, Iterable[str]]) -> dict[Day, QueryTree]:
+        """The tree of each day. Those of earlier calls are kept only where this one has the same queries."""
+        queries = {day: frozenset(some) for day, some in servable.items()}
+        kept, words = self.kept, self._vocabulary
+        self.kept = {some: kept.get(some) or QueryTree(some, words) for some in {*queries.values()}}
+        return {day: self.kept[some] for day, some in queries.items()}
 
 
 class Choices(NamedTuple):

@@ -10,7 +10,7 @@ from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.history.prompt import PromptParts, PromptWriter, by_day, shared_profiles
 from aigq.models import engine
-from aigq.models.decoding import QueryTree, generate_lists
+from aigq.models.decoding import QueryTree, Trees, generate_lists
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
@@ -79,7 +79,7 @@ class DirectGenerator:
         self._writer = prompt_writer(self._config, self._run, prepared)
         self._counts = CausalCounts(prepared.query_days, None)
         self._category = prepared.category_of
-        self._trees: dict[frozenset[str], QueryTree] = {}
+        self._trees = Trees(self._vocabulary)
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
         """At most n hints for each moment; prompts of similar length are generated together."""
@@ -117,12 +117,9 @@ class DirectGenerator:
         return issued(moment) if self._only_new else set()
 
     def _trees_of(self, moments: Sequence[Moment]) -> dict[int, QueryTree]:
-        """The tree of each day; the same servable queries are one tree. Those of the latest call are kept."""
+        """The tree of each day."""
         k = self._config.samples.k_users
-        queries = {day: frozenset(self._counts.servable(day, k)) for day in {m.day for m in moments}}
-        kept = self._trees
-        self._trees = {q: kept.get(q) or QueryTree(q, self._vocabulary) for q in {*queries.values()}}
-        return {day: self._trees[q] for day, q in queries.items()}
+        return self._trees.by_day({day: self._counts.servable(day, k) for day in {m.day for m in moments}})
 
 
 def explain(query: str, parts: PromptParts, category_of: dict[str, str]) -> str:

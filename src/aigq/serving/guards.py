@@ -18,7 +18,7 @@ from aigq.errors import UsageError
 from aigq.serving.blend import Hint
 from aigq.serving.profanity import checker
 from aigq.serving.stores.store import Clock
-from aigq.spelling import KEPT_FORMATS, is_private, normalise_query
+from aigq.spelling import KEPT_FORMATS, is_private, normalise_query, script_of
 
 Reason = Literal[
     "empty", "length", "private", "blocked", "profane", "script", "few_users", "no_results", "not_own"
@@ -200,7 +200,7 @@ def _text_reason(query: str, longest: int, scripts: tuple[str, ...]) -> Reason |
         return "length"
     if is_private(query):
         return "private"
-    if scripts and not all(_script(c) in scripts for c in query if c.isalpha()):
+    if scripts and not all(script_of(c) in scripts for c in query if c.isalpha()):
         return "script"
     return None
 
@@ -247,10 +247,6 @@ def _says(reason: str, blocked: frozenset[str]) -> bool:
 
 
 def _unspaced(word: str) -> bool:
-    return any(_script(c) in ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR") for c in word)
-
-
-@lru_cache(maxsize=10_000)
-def _script(char: str) -> str:
-    """LATIN, CYRILLIC, CJK ...: the first word of the character's Unicode name."""
-    return unicodedata.name(char, "UNKNOWN").split()[0]
+    return any(
+        script_of(c) in ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR") for c in word
+    )

@@ -15,14 +15,13 @@ names of the events table. A category is a list, a JSON list, or text with ">" b
 JSON objects and fields of Parquet structs may be dotted; a name of CSV with dots is that name.
 """
 
-import difflib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import duckdb
 
-from aigq.errors import SourceError
+from aigq.errors import SourceError, suggestion
 from aigq.sources.ubi import action_sql
 from aigq.sources.workspace import NOT_JSON, Workspace, quoted, sql, text_of_bytes
 from aigq.tables import ACTIONS, EVENTS, Provenance
@@ -95,10 +94,9 @@ def _checked(columns: Mapping[str, Any]) -> dict[str, Any]:
     _need("the column map", roles, "actions", Mapping, "a map such as {view: click}")
     for name, action in dict(roles.get("actions", {})).items():
         if action not in ACTIONS:
-            near = difflib.get_close_matches(str(action), ACTIONS, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(ACTIONS)}"
             raise SourceError(
-                f"files: `actions` of the column map makes {name} {action!r}, which is no action; {hint}"
+                f"files: `actions` of the column map makes {name} {action!r}, which is no action; "
+                f"{suggestion(str(action), ACTIONS)}"
             )
     for part, keys in _PARTS.items():
         _need("the column map", roles, part, Mapping, "a map such as {path: FILE}")

@@ -18,7 +18,7 @@ from aigq.config import Config
 from aigq.config_training import GrpoConfig
 from aigq.errors import EmptyLogError, UsageError
 from aigq.models import engine, generator
-from aigq.models.decoding import DrawGroups, sample_groups, trees_by_day
+from aigq.models.decoding import DrawGroups, Trees, sample_groups
 from aigq.models.think_decoding import Marks
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
@@ -151,7 +151,7 @@ def make_task(
     points = config.think.max_points if think else 0
     judge = Judge(grpo, clicks, written, gamma, _usual_lengths(queries), slots, triggers, points)
     counts = CausalCounts(prepared.query_days, None)
-    trees = trees_by_day({day: counts.servable(day, k) for day in {m.day for m in moments}}, vocabulary)
+    trees = Trees(vocabulary).by_day({day: counts.servable(day, k) for day in {m.day for m in moments}})
     ids = [prompt for prompt, _ in encoded]
     barred = [issued(m) for m in moments] if config.samples.only_new else []
     return il_grpo.Task(ids, [trees[m.day] for m in moments], judge, prepared.category_of, form, barred)

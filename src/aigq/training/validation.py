@@ -9,7 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from aigq.config_training import ThinkConfig
-from aigq.models.decoding import QueryTree, generate_lists, trees_by_day, writer
+from aigq.models.decoding import QueryTree, Trees, generate_lists, writer
 from aigq.models.think_decoding import Marks, generate_thoughts
 from aigq.models.vocabulary import Vocabulary
 from aigq.samples.interests import by_rank
@@ -27,7 +27,7 @@ def validator(folder: Path, vocabulary: Vocabulary, batch_size: int) -> Validate
     """
     data = EncodedLists.load(folder / "valid.npz")
     truth = json.loads((folder / "valid.json").read_text(encoding="utf-8"))
-    trees = trees_by_day(truth["servable"], vocabulary)
+    trees = Trees(vocabulary).by_day(truth["servable"])
     draw = _thinker(truth, vocabulary) if "think" in truth else _lister(truth, vocabulary)
 
     def validate(model: PreTrainedModel) -> dict[str, float]:
