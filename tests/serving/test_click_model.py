@@ -6,6 +6,8 @@ import threading
 import time
 from datetime import date, timedelta
 
+import msgspec
+import numba
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -15,6 +17,8 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("lightgbm")
 
 import onnxruntime
+from hypothesis import given
+from hypothesis import strategies as st
 from recall_shop import GROUPS, TEST, VALID, build
 
 from aigq.config import parse
@@ -22,16 +26,18 @@ from aigq.errors import StageError
 from aigq.evaluation.past_shop import PastShop
 from aigq.evaluation.served import Served
 from aigq.history.prompt import profiles_of
-from aigq.models.columns import age_buckets
+from aigq.models.columns import age_buckets, letters
+from aigq.models.compiled import compiled
 from aigq.models.ctr_arrays import Calibration
 from aigq.prepared import Prepared, day_after, latest_moments
 from aigq.recall.ctr_inputs import ClickInputs, TextTable
 from aigq.recall.ctr_scorer import folder_of
 from aigq.recall.features import FeatureMaker
-from aigq.serving import click_batches, keys
+from aigq.serving import click_batches, click_features, keys
 from aigq.serving.catalog import Catalogs
 from aigq.serving.click_model import ClickModel
 from aigq.serving.click_tables import ClickTables
+from aigq.serving.click_words import Words
 from aigq.serving.guards import Guards
 from aigq.serving.hints import Ask, Hints
 from aigq.serving.live_history import Histories
@@ -44,6 +50,7 @@ from aigq.training import ctr
 
 QUERIES = [q for group in GROUPS.values() for q in group]
 DAY_S = 86400.0
+KINDS = {"recent": "BEHAVIOUR", "issues": "ISSUE", "similar": "SIMILAR"}
 
 
 class Letters:
@@ -234,7 +241,7 @@ def test_an_earlier_model_must_be_trained_again(run, tmp_path):
 
 def test_a_model_that_fails_fails_for_those_who_asked(served):
     class Broken:
-        def feed(self, readers, queries, now):
+        def asked(self, reader, queries, now):
             raise ValueError("no such feature")
 
     async def ask():
@@ -252,13 +259,16 @@ def test_features_are_made_while_the_network_runs(served):
 
     class Watched:
         def __init__(self):
-            self.fed = self.ran = 0
+            self.asking = self.ran = 0
 
-        def feed(self, readers, queries, now):
-            self.fed += 1
-            if self.fed == 2:
+        def asked(self, reader, queries, now):
+            self.asking += 1
+            if self.asking == click_batches.AT_ONCE + 1:
                 both.wait(5)
-            return served.clicks.feed(readers, queries, now)
+            return served.clicks.asked(reader, queries, now)
+
+        def feed(self, batch):
+            return served.clicks.feed(batch)
 
         def run(self, feed):
             self.ran += 1
@@ -276,6 +286,60 @@ def test_features_are_made_while_the_network_runs(served):
         return await asyncio.gather(*(batches.score(model, reader, ["sled"]) for _ in range(asked)))
 
     assert len(asyncio.run(ask())) == click_batches.AT_ONCE + 1
+
+
+@pytest.mark.parametrize("part", ["recent", "issues", "similar", "profile", "latest"])
+def test_a_damaged_history_is_ranked_all_the_same(run, store, served, part):
+    """Numbers beyond the arrays of the model: hints come without it, or with what can be read."""
+    prepared = Prepared.load(run / "prepared")
+    user, now = prepared.behaviours["user_id"][0].as_py(), day_after(prepared) * DAY_S
+    base = base_of(store, served.version, user)
+    wrong = {"profile": [10**6], "latest": 10**6}
+    for name in ("recent", "issues", "similar"):
+        rows = np.frombuffer(getattr(base.taste, name), getattr(click_features, KINDS[name])).copy()
+        assert len(rows)
+        rows[rows.dtype.names[0]] = 10**8
+        wrong[name] = rows.tobytes()
+    broken = msgspec.structs.replace(base, taste=msgspec.structs.replace(base.taste, **{part: wrong[part]}))
+    copy = MemoryStore()
+    copy._values = dict(store._values)
+
+    async def answer():
+        await copy.put({keys.base(served.version, user): encode(broken)}, 3600)
+        catalogs = Catalogs(copy, clicks=True)
+        await catalogs.refresh()
+        section = config(deadline_ms=10_000)
+        return await Hints(section, copy, catalogs, Guards(section.serving), clock=lambda: now).answer(
+            Ask(user, 5)
+        )
+
+    assert len(asyncio.run(answer()).hints) == 5
+
+
+WRITTEN = st.text(alphabet="abc ö牛😀", max_size=6)
+
+
+@given(st.lists(WRITTEN, min_size=1, max_size=12, unique=True), st.integers(1, 7), st.data())
+def test_kept_ratios_are_those_of_the_letters(texts, kept, data):
+    words = Words(len(texts), kept)
+    for _ in range(3):
+        latest = data.draw(st.integers(0, len(texts) - 1))
+        numbers = np.array(data.draw(st.lists(st.integers(-1, len(texts) - 1), min_size=1, max_size=9)))
+        found = words.alike(texts[latest], latest, [texts[n] for n in numbers], numbers)
+        expected = letters([texts[latest]] * len(numbers), [texts[n] for n in numbers])
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_machine_code_without_a_folder_to_keep_it(monkeypatch):
+    made = numba.njit
+
+    def nowhere(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return made(**options)
+
+    monkeypatch.setattr(numba, "njit", nowhere)
+    assert compiled(lambda x: x + 1)(2) == 3
 
 
 def test_ages_fall_into_the_buckets_of_training():

@@ -4,13 +4,13 @@ A pair of a moment and a query is addressed by key = moment * Q + query, Q the s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from rapidfuzz import fuzz, process
 from scipy import sparse
+
+from aigq.models.compiled import compiled
 
 OWN_HALF_LIVES: Final = (7.0, 30.0, 90.0)
 CATEGORY_HALF_LIFE: Final = 60.0
@@ -20,18 +20,18 @@ NEVER: Final = 1e4  # days since something that has not happened
 AGE_EDGES: Final = (0.02, 0.5, 1.5, 3.5, 7.5, 14.5, 30.5, 60.5, 120.5, 240.5)
 """Days between the buckets of a behaviour's age."""
 
+_AGE_EDGES: Final = np.array(AGE_EDGES)
 _RATIOS: Final = (fuzz.token_set_ratio, fuzz.ratio)
 
 ACTIONS: Final = ("search", "click", "cart", "purchase")
 
 
-@dataclass(frozen=True)
-class Issues:
+class Issues(NamedTuple):
     """Behaviours grouped by an integer key; arrays (G,), `decayed` (len(HALF_LIVES), G). Ages in days."""
 
     key: np.ndarray
     decayed: np.ndarray
-    count: np.ndarray
+    times: np.ndarray
     last: np.ndarray
     first: np.ndarray
 
@@ -51,12 +51,13 @@ class Issues:
         return Issues(
             key[starts],
             np.add.reduceat(self.decayed[:, order], starts, axis=1),
-            np.add.reduceat(self.count[order], starts),
+            np.add.reduceat(self.times[order], starts),
             np.minimum.reduceat(self.last[order], starts),
             np.maximum.reduceat(self.first[order], starts),
         )
 
 
+@compiled
 def own_columns(issues: Issues, key: np.ndarray, active: np.ndarray) -> np.ndarray:
     """(P, 9): the shopper's own issues of each query.
 
@@ -65,38 +66,64 @@ def own_columns(issues: Issues, key: np.ndarray, active: np.ndarray) -> np.ndarr
         key: (P,).
         active: (P,) active days of the shopper.
     """
-    known = np.vstack([issues.decayed[: len(OWN_HALF_LIVES)], issues.count, issues.last, issues.first])
-    missing = np.array([*[0.0] * len(OWN_HALF_LIVES), 0.0, NEVER, NEVER])[:, None]
-    at, found = find(issues.key, key)
-    values = np.where(found, known[:, at], missing) if len(issues.key) else np.tile(missing, len(key))
-    *decayed, count, last, first = values
-    gap = np.where(count > 1, (first - last) / np.maximum(count - 1, 1), NEVER)
-    due, rate = last / np.maximum(gap, 0.5), count / np.maximum(active, 1)
-    return np.stack([*decayed, count, last, first, gap, due, rate], axis=1)
+    half_lives = len(OWN_HALF_LIVES)
+    rows = np.zeros((len(key), half_lives + 6))
+    for p in range(len(key)):
+        at = place(issues.key, key[p])
+        n, latest, earliest, gap = 0.0, NEVER, NEVER, NEVER
+        if at >= 0:
+            rows[p, :half_lives] = issues.decayed[:half_lives, at]
+            n, latest, earliest = float(issues.times[at]), issues.last[at], issues.first[at]
+            if n > 1:
+                gap = (earliest - latest) / (n - 1)
+        due, rate = latest / max(gap, 0.5), n / max(active[p], 1.0)
+        for column, value in enumerate((n, latest, earliest, gap, due, rate)):
+            rows[p, half_lives + column] = value
+    return rows
 
 
+@compiled
 def category_columns(
     issues: Issues, category: np.ndarray, moment: np.ndarray, query: np.ndarray
 ) -> np.ndarray:
     """(P, 2): decayed issues in the query's category, days since the last.
 
+    Quick where the pairs of a moment stand together.
+
     Args:
         issues: by key = moment * Q + query.
-        category: (Q,) number of each query's category.
+        category: (Q,) number of each query's category, from 0.
         moment: (P,).
         query: (P,).
     """
-    if not len(issues.key):
-        return np.tile([0.0, NEVER], (len(moment), 1))
-    queries, size = len(category), int(category.max()) + 1
-    key = issues.key // queries * size + category[issues.key % queries]
-    order = np.argsort(key, kind="stable")
-    key = key[order]
-    starts = _starts(key)
-    decayed = np.add.reduceat(issues.decayed[-1][order], starts)
-    last = np.minimum.reduceat(issues.last[order], starts)
-    at, found = find(key[starts], moment * size + category[query])
-    return np.stack([np.where(found, decayed[at], 0), np.where(found, last[at], NEVER)], axis=1)
+    size = len(category)
+    sums, latest = np.zeros(category.max() + 1), np.full(category.max() + 1, NEVER)
+    rows = np.empty((len(query), 2))
+    start = end = 0  # the issues of the moment whose sums stand in `sums`
+    for p in range(len(query)):
+        if p == 0 or moment[p] != moment[p - 1]:
+            for at in range(start, end):
+                of = category[issues.key[at] % size]
+                sums[of], latest[of] = 0.0, NEVER
+            start = np.searchsorted(issues.key, moment[p] * size)
+            end = np.searchsorted(issues.key, (moment[p] + 1) * size)
+            for at in range(start, end):
+                of = category[issues.key[at] % size]
+                sums[of] += issues.decayed[-1, at]
+                latest[of] = min(latest[of], issues.last[at])
+        rows[p, 0], rows[p, 1] = sums[category[query[p]]], latest[category[query[p]]]
+    return rows
+
+
+@compiled
+def values_at(key: np.ndarray, value: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """(P,): the values (G,) of wanted keys (P,), 0 where they are not among the sorted keys (G,)."""
+    found = np.zeros(len(wanted))
+    for p in range(len(wanted)):
+        at = place(key, wanted[p])
+        if at >= 0:
+            found[p] = value[at]
+    return found
 
 
 def similar_to(similarities: sparse.csr_matrix, latest: np.ndarray, query: np.ndarray) -> np.ndarray:
@@ -116,15 +143,10 @@ def letters(latest: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     return result
 
 
-@lru_cache(maxsize=100_000)  # some 30 MB
-def alike(latest: str, text: str) -> tuple[float, ...]:
-    """One row of `letters`, kept: shoppers who searched the same see many of the same candidates."""
-    return tuple(scorer(latest, text) if latest else 0.0 for scorer in _RATIOS)
-
-
+@compiled
 def age_buckets(days: np.ndarray) -> np.ndarray:
     """Buckets (int8) of AGE_EDGES, of ages in days of any shape."""
-    return np.searchsorted(AGE_EDGES, days).astype(np.int8)
+    return np.searchsorted(_AGE_EDGES, days).astype(np.int8)
 
 
 def _starts(sorted_keys: np.ndarray) -> np.ndarray:
@@ -132,8 +154,8 @@ def _starts(sorted_keys: np.ndarray) -> np.ndarray:
     return np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
 
 
-def find(sorted_keys: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Position of each wanted key, and whether it is there."""
-    at = np.minimum(np.searchsorted(sorted_keys, wanted), max(0, len(sorted_keys) - 1))
-    found = sorted_keys[at] == wanted if len(sorted_keys) else np.zeros(len(wanted), dtype=bool)
-    return at, found
+@compiled
+def place(sorted_keys: np.ndarray, wanted: int) -> int:
+    """Position of a key, -1 where it is not there."""
+    at = int(np.searchsorted(sorted_keys, wanted))
+    return at if at < len(sorted_keys) and sorted_keys[at] == wanted else -1

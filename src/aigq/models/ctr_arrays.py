@@ -4,6 +4,7 @@ import hashlib
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import expit
 
 
 class Calibration(NamedTuple):
@@ -27,8 +28,7 @@ class Calibration(NamedTuple):
 
     def __call__(self, logit: np.ndarray) -> np.ndarray:
         """Probabilities of logits of any shape."""
-        z = np.clip(self.slope * logit.astype(np.float64) + self.intercept, -50, 50)
-        probability: np.ndarray = 1 / (1 + np.exp(-z))
+        probability: np.ndarray = expit(self.slope * logit.astype(np.float64) + self.intercept)
         return probability
 
 

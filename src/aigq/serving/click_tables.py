@@ -21,7 +21,7 @@ from aigq.recall.ctr_inputs import ClickInputs, TextTable, plain_columns
 from aigq.recall.ctr_scorer import PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE
 from aigq.recall.features import FeatureMaker
 from aigq.serving import keys
-from aigq.serving.click_model import BEHAVIOUR, ISSUE, SIMILAR
+from aigq.serving.click_features import BEHAVIOUR, ISSUE, SIMILAR
 from aigq.serving.state import Taste
 
 NEIGHBOURS: Final = 60
@@ -80,7 +80,7 @@ class ClickTables:
             issues = np.zeros(own.stop - own.start, ISSUE)
             issues["query"] = known.issues.key[own] - i * size
             issues["decayed"] = known.issues.decayed[:, own].T
-            for name in ("count", "last", "first"):
+            for name in ("times", "last", "first"):
                 issues[name] = getattr(known.issues, name)[own]
             if len(issues) > _ISSUES_KEPT:
                 issues = np.sort(issues[np.argsort(issues["last"])[:_ISSUES_KEPT]], order="query")
