@@ -7,7 +7,6 @@ import time
 from datetime import date, timedelta
 
 import msgspec
-import numba
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -26,14 +25,14 @@ from aigq.errors import StageError
 from aigq.evaluation.past_shop import PastShop
 from aigq.evaluation.served import Served
 from aigq.history.prompt import profiles_of
-from aigq.models.columns import age_buckets, letters
-from aigq.models.compiled import compiled
+from aigq.models.columns import BEHAVIOUR, ISSUE, SIMILAR, age_buckets
 from aigq.models.ctr_arrays import Calibration
+from aigq.models.letters import letters
 from aigq.prepared import Prepared, day_after, latest_moments
 from aigq.recall.ctr_inputs import ClickInputs, TextTable
 from aigq.recall.ctr_scorer import folder_of
 from aigq.recall.features import FeatureMaker
-from aigq.serving import click_batches, click_features, keys
+from aigq.serving import click_batches, keys
 from aigq.serving.catalog import Catalogs
 from aigq.serving.click_model import ClickModel
 from aigq.serving.click_tables import ClickTables
@@ -50,7 +49,7 @@ from aigq.training import ctr
 
 QUERIES = [q for group in GROUPS.values() for q in group]
 DAY_S = 86400.0
-KINDS = {"recent": "BEHAVIOUR", "issues": "ISSUE", "similar": "SIMILAR"}
+KINDS = {"recent": BEHAVIOUR, "issues": ISSUE, "similar": SIMILAR}
 
 
 class Letters:
@@ -296,7 +295,7 @@ def test_a_damaged_history_is_ranked_all_the_same(run, store, served, part):
     base = base_of(store, served.version, user)
     wrong = {"profile": [10**6], "latest": 10**6}
     for name in ("recent", "issues", "similar"):
-        rows = np.frombuffer(getattr(base.taste, name), getattr(click_features, KINDS[name])).copy()
+        rows = np.frombuffer(getattr(base.taste, name), KINDS[name]).copy()
         assert len(rows)
         rows[rows.dtype.names[0]] = 10**8
         wrong[name] = rows.tobytes()
@@ -328,18 +327,6 @@ def test_kept_ratios_are_those_of_the_letters(texts, kept, data):
         found = words.alike(texts[latest], latest, [texts[n] for n in numbers], numbers)
         expected = letters([texts[latest]] * len(numbers), [texts[n] for n in numbers])
         np.testing.assert_array_equal(found, expected)
-
-
-def test_machine_code_without_a_folder_to_keep_it(monkeypatch):
-    made = numba.njit
-
-    def nowhere(**options):
-        if options.get("cache"):
-            raise RuntimeError("cannot cache function: no locator available")
-        return made(**options)
-
-    monkeypatch.setattr(numba, "njit", nowhere)
-    assert compiled(lambda x: x + 1)(2) == 3
 
 
 def test_ages_fall_into_the_buckets_of_training():

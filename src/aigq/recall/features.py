@@ -17,9 +17,10 @@ from aigq.models.columns import (
     OWN_HALF_LIVES,
     Issues,
     category_columns,
-    letters,
+    issues_of,
     own_columns,
 )
+from aigq.models.letters import letters
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.histories import Rows, Servable, best_columns, rows_of
 from aigq.recall.similar import Similarities
@@ -140,7 +141,7 @@ class FeatureMaker:
         latest[rows.moment[order]] = rows.query[order]
         return Known(
             days,
-            Issues.of(rows.moment * size + rows.query, rows.age),
+            issues_of(rows.moment * size + rows.query, rows.age),
             _about(rows, days),
             latest,
             similar,

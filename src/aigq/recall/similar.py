@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy import sparse
 
-from aigq.models.columns import similar_to
 from aigq.recall.coclick import similarities, strongest
 from aigq.recall.histories import codes_in
 
@@ -61,7 +60,7 @@ class Similarities:
         """(P,): of each query to the latest one of its moment, 0 where that is -1; all (P,)."""
         result = np.zeros(len(query))
         for rows, learned in self._by_part(days):
-            result[rows] = similar_to(learned, latest[rows], query[rows])
+            result[rows] = _similar_to(learned, latest[rows], query[rows])
         return result
 
     def _by_part(self, days: np.ndarray) -> Iterator[tuple[np.ndarray, sparse.csr_matrix]]:
@@ -98,3 +97,11 @@ def regression(rows: pa.Table, vocabulary: np.ndarray, neighbours: int) -> spars
     np.fill_diagonal(weights, 0.0)
     best = strongest(sparse.csr_matrix(np.maximum(weights, 0.0)), neighbours).tocoo()
     return sparse.csr_matrix((best.data, (most[best.row], most[best.col])), shape=(size, size))
+
+
+def _similar_to(similarities: sparse.csr_matrix, latest: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """(P,): similarity of each query (P,) to the latest one (P,), 0 where that is -1; similarities (Q, Q)."""
+    has = np.flatnonzero(latest >= 0)
+    result = np.zeros(len(query))
+    result[has] = np.asarray(similarities[latest[has], query[has]]).ravel()
+    return result

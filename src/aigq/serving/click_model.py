@@ -6,7 +6,6 @@ happened since is added to it.
 
 import asyncio
 import json
-import math
 from collections.abc import Sequence
 from itertools import islice
 from typing import Final, NamedTuple
@@ -15,20 +14,20 @@ import msgspec
 import numpy as np
 from scipy import sparse
 
-from aigq.models.columns import ACTIONS, NEVER, OWN_HALF_LIVES, Issues
-from aigq.models.ctr_arrays import Calibration, hashed
-from aigq.serving import keys
-from aigq.serving.click_features import (
+from aigq.models.columns import (
+    ACTIONS,
     BEHAVIOUR,
     ISSUE,
+    NEVER,
     SIMILAR,
     Features,
-    Known,
+    History,
+    Neighbours,
     Shop,
-    Similar,
-    aged,
     features,
 )
+from aigq.models.ctr_arrays import Calibration, hashed
+from aigq.serving import keys
 from aigq.serving.click_words import Words
 from aigq.serving.log_time import DAY_S, days_back
 from aigq.serving.state import Past, Taste
@@ -65,8 +64,8 @@ class ClickModel:
         import onnxruntime
 
         settings = json.loads(tensors["settings"].tobytes())
-        self._day, self._near, self._behaviours = (settings[k] for k in ("day", "near", "behaviours"))
-        self._n_profile, self._unknown = settings["profile"], settings["unknown"]
+        self._day, self._behaviours = settings["day"], settings["behaviours"]
+        self._unknown = settings["unknown"]
         self._calibration = Calibration(**settings["calibration"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # requests are what runs in parallel
@@ -77,12 +76,20 @@ class ClickModel:
         self._code: dict[str, int] = dict(zip(names, tensors["codes"].tolist(), strict=True))
         order = np.argsort(tensors["text_keys"])
         self._text_keys, self._text_rows = tensors["text_keys"][order], order
-        columns = (tensors[name] for name in ("text_of_query", "category", "shop", "popular"))
-        self._shop = Shop(tensors["vectors"].astype(np.float32), *columns)
         indptr, indices, data = (tensors[f"similar_{part}"] for part in ("indptr", "indices", "data"))
         similar = sparse.csr_matrix((data.astype(np.float64), indices, indptr), (len(indptr) - 1,) * 2)
         similar.sort_indices()
-        self._similar = similar.indptr.tolist(), similar.indices.astype(np.int64), similar.data
+        self._shop = Shop(
+            self._day,
+            settings["near"],
+            tensors["vectors"].astype(np.float32),
+            tensors["text_of_query"],
+            tensors["category"],
+            tensors["shop"],
+            tensors["popular"],
+            Neighbours(similar.indptr.astype(np.int64), similar.indices.astype(np.int64), similar.data),
+            settings["profile"],
+        )
         self._words = Words(len(self._shop.category))
 
     @classmethod
@@ -119,8 +126,7 @@ class ClickModel:
         number = np.array([self._code.get(text, -1) for text in queries], dtype=np.int64)
         spoken = reader.latest or ""
         words = self._words.alike(spoken, self._code.get(spoken, -1), queries, number)
-        known, recent = self._known(reader, now, days), self._recent(reader, now, days)
-        return Asked(number, features(self._shop, known, recent, number, words, self._n_profile))
+        return Asked(number, features(self._shop, self._history(reader, now, days), days, number, words))
 
     def feed(self, batch: Sequence[Asked]) -> dict[str, np.ndarray]:
         """Inputs of the network for M shoppers."""
@@ -155,13 +161,25 @@ class ClickModel:
             )
         return self
 
-    def _known(self, reader: Reader, now: float, days: float) -> Known:
-        issues, live = self._issues(reader, now, days)
-        similar, taste = self._similar_to_history(reader.taste, live, days), reader.taste
-        enough = len(similar.value) > self._near
-        nearest = float(np.partition(similar.value, -self._near)[-self._near]) if enough else 0.0
-        latest, profile = self._row(self._latest(reader)), np.array(taste.profile, np.int64)
-        return Known(issues, _about(taste, live, days, self._day), similar, nearest, latest, profile)
+    def _history(self, reader: Reader, now: float, days: float) -> History:
+        taste = reader.taste
+        since = [
+            (code, max(0.0, (now - p.at) / DAY_S))
+            for p in reader.since
+            if p.query and (code := self._code.get(p.query, -1)) >= 0
+        ]
+        return History(
+            taste.behaviours,
+            taste.active_days,
+            taste.idle_days if taste.behaviours else NEVER,
+            np.array(taste.profile, np.int64),
+            np.frombuffer(taste.issues, ISSUE),
+            np.frombuffer(taste.similar, SIMILAR),
+            np.array([code for code, _ in since], np.int64),
+            np.array([age for _, age in since], np.float64),
+            self._latest(reader),
+            self._recent(reader, now, days),
+        )
 
     def _days_since(self, now: float) -> float:
         """Days from the day after the published log to now, in the log's own time where it is stale.
@@ -169,37 +187,6 @@ class ClickModel:
         A clock that stands before the log's last day counts as that day.
         """
         return max(-1.0, float((now - days_back(now, self._day)) / DAY_S - self._day))
-
-    def _issues(self, reader: Reader, now: float, days: float) -> tuple[Issues, Issues]:
-        """Issues by query: all of them, and those since the log was published."""
-        old = aged(np.frombuffer(reader.taste.issues, ISSUE), days)
-        live = [
-            (code, max(0.0, (now - p.at) / DAY_S))
-            for p in reader.since
-            if p.query and (code := self._code.get(p.query, -1)) >= 0
-        ]
-        if not live:
-            return old, _NO_ISSUES
-        since = Issues.of(*(np.array(column) for column in zip(*live, strict=True)))
-        both = (np.concatenate(columns, axis=-1) for columns in zip(old, since, strict=True))
-        return Issues(*both).grouped(), since
-
-    def _similar_to_history(self, taste: Taste, live: Issues, days: float) -> Similar:
-        old = np.frombuffer(taste.similar, SIMILAR)
-        query = old["query"].astype(np.int64)
-        value = old["value"].astype(np.float64) * 0.5 ** (days / OWN_HALF_LIVES[-1])
-        if not len(live.key):
-            return Similar(query, value)
-        rows = [self._row(issued) for issued in live.key.tolist()]
-        more = [row.value * weight for row, weight in zip(rows, live.decayed[_LONGEST], strict=True)]
-        every, place = np.unique(np.concatenate([query, *(row.query for row in rows)]), return_inverse=True)
-        return Similar(every, np.bincount(place, np.concatenate([value, *more])))
-
-    def _row(self, query: int) -> Similar:
-        """What is similar to a query; nothing for -1."""
-        indptr, indices, data = self._similar
-        part = slice(indptr[query], indptr[query + 1]) if query >= 0 else slice(0, 0)
-        return Similar(indices[part], data[part])
 
     def _latest(self, reader: Reader) -> int:
         """The number of the latest query, -1 where there is none or it is not published."""
@@ -214,9 +201,9 @@ class ClickModel:
         since = reader.since[: self._behaviours]
         old = np.frombuffer(reader.taste.recent, BEHAVIOUR)[: self._behaviours - len(since)]
         rows[len(since) : len(since) + len(old)] = old
-        rows["age"] += days
         for place, p in enumerate(since):
-            rows[place] = (self._text(p.text), (now - p.at) / DAY_S, _ACTION[p.action])
+            age = (now - p.at) / DAY_S - days  # `days` are added to all
+            rows[place] = (self._text(p.text), age, _ACTION[p.action])
         return rows
 
     def _text(self, text: str) -> int:
@@ -234,22 +221,3 @@ def _stacked(parts: Sequence[np.ndarray]) -> np.ndarray:
     for row, part in zip(filled, parts, strict=True):
         row[: len(part)] = part
     return filled
-
-
-def _about(taste: Taste, live: Issues, days: float, day: int) -> np.ndarray:
-    """(4,): behaviours, active days, days since the latest, weekday (0 is Thursday)."""
-    ages = live.last.tolist()
-    idle = taste.idle_days + days if taste.behaviours else NEVER
-    return np.array(
-        [
-            taste.behaviours + live.times.sum(),
-            taste.active_days + len({int(age) for age in ages}),
-            min([idle, *ages]),
-            (day + math.floor(days)) % 7,
-        ]
-    )
-
-
-_NO_ISSUES: Final = Issues.of(np.zeros(0, np.int64), np.zeros(0))
-_LONGEST: Final = len(OWN_HALF_LIVES) - 1
-"""The row of `Issues.decayed` that weighs a history."""

@@ -15,13 +15,13 @@ import numpy as np
 
 from aigq.errors import StageError
 from aigq.history.prompt import profiles_of
+from aigq.models.columns import BEHAVIOUR, ISSUE, SIMILAR
 from aigq.prepared import Moment, Prepared
 from aigq.recall.coclick import strongest
 from aigq.recall.ctr_inputs import ClickInputs, TextTable, plain_columns
 from aigq.recall.ctr_scorer import PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE
 from aigq.recall.features import FeatureMaker
 from aigq.serving import keys
-from aigq.serving.click_features import BEHAVIOUR, ISSUE, SIMILAR
 from aigq.serving.state import Taste
 
 NEIGHBOURS: Final = 60

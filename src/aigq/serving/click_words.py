@@ -5,8 +5,8 @@ from typing import Final
 
 import numpy as np
 
-from aigq.models.columns import letters
 from aigq.models.compiled import compiled
+from aigq.models.letters import letters
 
 KEPT: Final = 1 << 20
 """Pairs in the memory of one process, at most: 16 MB."""
