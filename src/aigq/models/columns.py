@@ -189,7 +189,7 @@ class History(NamedTuple):
 
     behaviours: int
     active_days: int
-    idle_days: float  # NEVER without behaviours
+    idle_days: float
     profile: np.ndarray  # which of the flags are 1
     issues: np.ndarray  # of ISSUE
     similar: np.ndarray  # of SIMILAR, by increasing number
@@ -280,7 +280,7 @@ def _all_issues(old: np.ndarray, live: Issues, days: float) -> Issues:
 @compiled
 def _about(shop: Shop, history: History, live: Issues, days: float) -> np.ndarray:
     """(4,): behaviours, active days, days since the latest, weekday (0 is Thursday)."""
-    idle = min(history.idle_days + days, NEVER)
+    idle = history.idle_days + days if history.behaviours else NEVER
     for age in live.last:
         idle = min(idle, age)
     active = history.active_days + len(np.unique(live.last.astype(np.int64)))

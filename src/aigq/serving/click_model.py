@@ -171,7 +171,7 @@ class ClickModel:
         return History(
             taste.behaviours,
             taste.active_days,
-            taste.idle_days if taste.behaviours else NEVER,
+            taste.idle_days,
             np.array(taste.profile, np.int64),
             np.frombuffer(taste.issues, ISSUE),
             np.frombuffer(taste.similar, SIMILAR),
