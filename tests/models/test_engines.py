@@ -72,6 +72,23 @@ def test_lists_are_the_same(writers):
     assert "milk" not in fast[0]
 
 
+@pytest.mark.parametrize("name", ["onnx"])
+def test_a_list_goes_beyond_the_context_of_the_model(folder, tmp_path, name):
+    """Queries that are younger than the vocabulary take more tokens than a context was made for."""
+    pytest.importorskip(MODULE[name])
+    small = shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns("onnx"))
+    config = json.loads((small / "config.json").read_text())
+    (small / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 16}))
+    words = Vocabulary.load(small)
+    asked, _ = prompts(words)
+    trees = [QueryTree(QUERIES, words)] * len(asked)
+    slow, fast = (
+        generate_lists(engine.opened(one, small, words), asked, trees, 6)
+        for one in (DecodingConfig(), FAST[name])
+    )
+    assert fast == slow
+
+
 def test_sampled_lists_keep_to_the_rule(writers):
     words, _, fast = writers
     tree = QueryTree(QUERIES, words)

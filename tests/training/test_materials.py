@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -92,6 +93,17 @@ def test_a_new_model_has_room_for_a_list_of_queries_younger_than_its_vocabulary(
     context = generator.load(tmp_path / "init").config.max_position_embeddings
     assert longest > config.samples.list_length  # some in pieces
     assert context > config.prompt.budget_tokens + longest
+
+
+def test_a_model_to_start_from_gets_that_room(prepared, tmp_path):
+    first = settings().model_dump() | {"think": {"from_direct": False}}
+    _start(parse(first), tmp_path, prepared, prepared.queries, tmp_path / "init", think=False)
+    described = json.loads((tmp_path / "init" / "config.json").read_text())
+    context = described["max_position_embeddings"]
+    (tmp_path / "init" / "config.json").write_text(json.dumps(described | {"max_position_embeddings": 16}))
+    second = parse(first | {"generator": first["generator"] | {"start": str(tmp_path / "init")}})
+    _start(second, tmp_path, prepared, prepared.queries, tmp_path / "next", think=False)
+    assert generator.load(tmp_path / "next").config.max_position_embeddings == context
 
 
 @pytest.mark.parametrize(("sharing", "told"), [(1, False), (K - 1, False), (K, True)])

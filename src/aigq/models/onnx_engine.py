@@ -26,6 +26,9 @@ from aigq.tables import contents
 
 _BUILDER: Final = "onnxruntime_genai.models.builder"
 _PAST: Final = "past_key_values"
+_POSITIONS: Final = 8192
+"""Positions that a graph knows at least. Rotary ones have no end in transformers, while a graph has a table
+of them, and a list of queries that are younger than the vocabulary may be longer than the model's context."""
 
 
 class OnnxWriter:
@@ -101,7 +104,7 @@ class OnnxWriter:
 
 
 def exported(folder: Path) -> Path:
-    """FOLDER/onnx/DIGEST/model.onnx of the weights in the folder; made where it is missing, others removed.
+    """FOLDER/onnx/NAME/model.onnx of the weights in the folder; made where it is missing, others removed.
 
     Raises:
         ConfigError: see `OnnxWriter`.
@@ -110,23 +113,32 @@ def exported(folder: Path) -> Path:
     if not weights:
         raise ConfigError(f"no safetensors in {folder}; weights of another form are not read")
     graphs = folder / "onnx"
-    graph = graphs / contents([*weights, folder / "config.json"])
+    graph = graphs / f"{contents([*weights, folder / 'config.json'])}-{_POSITIONS}"
     if not graph.exists():
         graphs.mkdir(exist_ok=True)
         note(f"exporting {folder.name} to ONNX")
         with tempfile.TemporaryDirectory(prefix=".part-", dir=graphs) as part:
-            _build(folder, Path(part) / "graph")
+            made = _build(folder, Path(part))
             if not graph.exists():  # another worker may have been faster
-                (Path(part) / "graph").rename(graph)
+                made.rename(graph)
         for older in set(graphs.glob("[!.]*")) - {graph}:
             shutil.rmtree(older)
     return graph / "model.onnx"
 
 
-def _build(folder: Path, graph: Path) -> None:
+def _build(folder: Path, part: Path) -> Path:
+    """The graph, in a folder within `part`."""
+    model, graph = part / "model", part / "graph"
+    model.mkdir()
+    for file in folder.iterdir():
+        if file.is_file() and file.name != "config.json":
+            (model / file.name).symlink_to(file.resolve())
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = max(_POSITIONS, config.get("max_position_embeddings", 0))
+    (model / "config.json").write_text(json.dumps(config), encoding="utf-8")
     # precision and processor; the head reads the last token of a prompt only; nothing is asked of a hub
     settings = ["-p", "fp32", "-e", "cpu", "-c", str(graph), "--extra_options", "prune_lm_head=true"]
-    command = [sys.executable, "-m", _BUILDER, "-i", str(folder), "-o", str(graph), *settings]
+    command = [sys.executable, "-m", _BUILDER, "-i", str(model), "-o", str(graph), *settings]
     offline = {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | offline, check=False)
     if done.returncode:
@@ -135,6 +147,7 @@ def _build(folder: Path, graph: Path) -> None:
             f"decoding.engine=onnx: {folder} cannot be exported ({said[-1]}); "
             "set decoding.engine=transformers"
         )
+    return graph
 
 
 def _drawn(scores: torch.Tensor, asked: Asked) -> torch.Tensor:

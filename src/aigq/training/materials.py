@@ -221,6 +221,7 @@ def _start(
         model, vocabulary = generator.load(folders[0]), Vocabulary.load(folders[1])
     elif config.generator.start is not None:
         model, vocabulary = _earlier(config.generator.start, special)
+        _make_room(model, _reach(config, queries) + 1)
     elif config.generator.base is not None:
         model, vocabulary = generator.extend_pretrained(config.generator.base, special)
     else:
@@ -232,10 +233,15 @@ def _start(
     if think:
         vocabulary = generator.add_tokens(model, vocabulary, THINK_TOKENS)
         context = _reach(config, queries) + longest(config.think, [], config.samples.list_length)
-        model.config.max_position_embeddings = max(int(model.config.max_position_embeddings), context)
+        _make_room(model, context)
     model.save_pretrained(folder)
     vocabulary.tokenizer.save_pretrained(folder)
     return vocabulary
+
+
+def _make_room(model: PreTrainedModel, context: int) -> None:
+    """Let a model with rotary positions, which have no table, have at least this context."""
+    model.config.max_position_embeddings = max(int(model.config.max_position_embeddings), context)
 
 
 def _reach(config: Config, queries: pa.Table) -> int:
