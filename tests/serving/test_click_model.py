@@ -16,6 +16,7 @@ pytest.importorskip("onnxruntime")
 pytest.importorskip("lightgbm")
 
 import onnxruntime
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 from recall_shop import GROUPS, TEST, VALID, build
@@ -229,6 +230,23 @@ def test_a_version_without_a_part_is_refused(store, served):
 
     asyncio.run(broken())
     assert asyncio.run(ClickModel.load(store, "no such version")) is None
+
+
+def test_a_version_whose_arrays_do_not_fit_is_refused(store, served):
+    async def shortened():
+        first = keys.click_model(served.version, 0)
+        kept = (await store.get([first]))[0]
+        count, part = msgspec.msgpack.decode(kept, type=tuple[int, bytes])
+        assert count == 1
+        tensors = safetensors.numpy.load(part) | {"shop": np.zeros((0, 5), np.float32)}
+        await store.put({first: encode((1, safetensors.numpy.save(tensors)))}, 60)
+        try:
+            with pytest.raises(StoreError, match="damaged"):
+                await ClickModel.load(store, served.version)
+        finally:
+            await store.put({first: kept}, 3600)
+
+    asyncio.run(shortened())
 
 
 def test_an_earlier_model_must_be_trained_again(run, tmp_path):

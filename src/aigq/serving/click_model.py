@@ -64,8 +64,7 @@ class ClickModel:
         import onnxruntime
 
         settings = json.loads(tensors["settings"].tobytes())
-        self._day, self._behaviours = settings["day"], settings["behaviours"]
-        self._unknown = settings["unknown"]
+        self._behaviours, self._unknown = settings["behaviours"], settings["unknown"]
         self._calibration = Calibration(**settings["calibration"])
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1  # requests are what runs in parallel
@@ -80,7 +79,7 @@ class ClickModel:
         similar = sparse.csr_matrix((data.astype(np.float64), indices, indptr), (len(indptr) - 1,) * 2)
         similar.sort_indices()
         self._shop = Shop(
-            self._day,
+            settings["day"],
             settings["near"],
             tensors["vectors"].astype(np.float32),
             tensors["text_of_query"],
@@ -112,7 +111,7 @@ class ClickModel:
             if len(parts) != count:
                 raise StoreError(f"the CTR model of {version} lacks a part; publish again or roll back")
             return await asyncio.to_thread(lambda: cls(load(b"".join(parts))).tried())
-        except (msgspec.DecodeError, SafetensorError, KeyError, ValueError) as error:
+        except (msgspec.DecodeError, SafetensorError, LookupError, ValueError) as error:
             raise StoreError(f"the CTR model of {version} is damaged ({error}); publish again") from error
 
     def reader(self, taste: Taste | None, until: float, past: Sequence[Past]) -> Reader:
@@ -186,7 +185,7 @@ class ClickModel:
 
         A clock that stands before the log's last day counts as that day.
         """
-        return max(-1.0, float((now - days_back(now, self._day)) / DAY_S - self._day))
+        return max(-1.0, float((now - days_back(now, self._shop.day)) / DAY_S - self._shop.day))
 
     def _latest(self, reader: Reader) -> int:
         """The number of the latest query, -1 where there is none or it is not published."""
