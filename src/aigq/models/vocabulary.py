@@ -15,6 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from aigq.history.prompt import SEPARATOR, Pieces, clean, fit_to_budget
 
 PAD, END = "<pad>", "<end>"
+_LONGEST: Final = "longest_prompt"  # in tokenizer_config.json
 
 
 def train_tokenizer(
@@ -60,6 +61,19 @@ class Vocabulary:
         """From a saved model folder."""
         return cls(AutoTokenizer.from_pretrained(folder, local_files_only=True))
 
+    @property
+    def longest_prompt(self) -> int | None:
+        """Tokens that prompts had in training at most, saved with the tokenizer; None: any length is read.
+
+        A small model from scratch writes noise after prompts that are longer than nearly all of those.
+        """
+        longest: int | None = self.tokenizer.init_kwargs.get(_LONGEST)
+        return longest
+
+    @longest_prompt.setter
+    def longest_prompt(self, tokens: int | None) -> None:
+        self.tokenizer.init_kwargs[_LONGEST] = tokens
+
     def encode(self, piece: str) -> list[int]:
         """Token ids of one piece: one special token, or one text with its separator."""
         ids = self._cache.get(piece)
@@ -80,14 +94,16 @@ class Vocabulary:
         return self.encode(clean(query) + SEPARATOR)
 
     def encode_prompt(self, pieces: Pieces, budget: int) -> list[int]:
-        """Token ids of a whole prompt of at most `budget` tokens; the oldest behaviours go first.
+        """Token ids of a whole prompt of at most `budget` tokens, and of no more than `longest_prompt`.
 
-        Where the rest alone is too long (favourites of a thousand characters), its longest texts go too.
+        The oldest behaviours go first. Where the rest alone is too long (favourites of a thousand
+        characters), its longest texts go too.
         """
         return self.encode_and_count(pieces, budget)[0]
 
     def encode_and_count(self, pieces: Pieces, budget: int) -> tuple[list[int], int]:
         """Token ids of a whole prompt, and how many of its behaviours they hold: indices 1..count."""
+        budget = min(budget, self.longest_prompt or budget)
         head, tail = ([self.encode(piece) for piece in part] for part in (pieces.head, pieces.tail))
         while len(head) + len(tail) > 2 and sum(map(len, head + tail)) > budget:
             longest = max(head + tail, key=len)

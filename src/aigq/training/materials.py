@@ -43,6 +43,8 @@ from aigq.training.label_lists import label_lists, may_name, rankings, training_
 from aigq.training.thoughts import Thinker, seen_of, thoughts
 
 _MOMENTS_AT_ONCE = 2048
+_KEPT_TO = 0.999
+"""Share of the training prompts that are no longer than later ones may be: a handful teaches no length."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,12 @@ def make_materials(config: Config, run: Path, folder: Path, *, think: bool = Fal
     thinker = Thinker.of(config, run, prepared, allowed) if think else None
     maker = _Maker(config, run, prepared, allowed, vocabulary, writer, folder, thinker)
     note(f"writing prompts and label lists of {train.num_rows:,} samples")
-    _write_train(maker, train)
+    earlier, vocabulary.longest_prompt = vocabulary.longest_prompt, None  # today's are learned from, too
+    lengths = _write_train(maker, train)
+    if earlier is not None:
+        usual = int(np.quantile(lengths, _KEPT_TO, method="higher"))
+        vocabulary.longest_prompt = max(earlier, usual)
+        vocabulary.tokenizer.save_pretrained(folder / "init")
     _write_valid(maker, valid)
     return {"train": train.num_rows, "valid": valid.num_rows}
 
@@ -155,8 +162,8 @@ def _write_valid(maker: _Maker, valid: pa.Table) -> None:
     (maker.folder / "valid.json").write_text(json.dumps(truth, ensure_ascii=False), encoding="utf-8")
 
 
-def _write_train(maker: _Maker, train: pa.Table) -> None:
-    """The label lists and, where asked for, the ranker's own lists."""
+def _write_train(maker: _Maker, train: pa.Table) -> list[int]:
+    """The label lists and, where asked for, the ranker's own lists; returns the tokens of each prompt."""
     config, prepared = maker.config, maker.prepared
     sft, length, think = config.sft, config.samples.list_length, maker.thinker is not None
     moments = prepared.moments(train)
@@ -178,6 +185,7 @@ def _write_train(maker: _Maker, train: pa.Table) -> None:
         lists = maker.encode(read, own)
         lists = rename(lists, maker.whole_queries(), sft.imitation_renamed, config.seed)
         lists.save(maker.folder / "imitation.npz")
+    return [len(prompt) for prompt in read.prompts]
 
 
 def between(prepared: Prepared, train: pa.Table, n: int, seed: int) -> list[Moment]:
@@ -229,6 +237,7 @@ def _start(
         # the root flattens the counts, so that rare whole queries become tokens too
         texts = [(clean(query), int(n**0.5) + 1) for query, n in counts]
         vocabulary = Vocabulary(train_tokenizer(texts, config.generator.vocab_size, special))
+        vocabulary.longest_prompt = 0  # so far; a pretrained base reads prompts of any length
         model = generator.new(config, vocabulary, _reach(config, queries) + 1)
     if think:
         vocabulary = generator.add_tokens(model, vocabulary, THINK_TOKENS)
