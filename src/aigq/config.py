@@ -106,7 +106,10 @@ class PromptConfig(Section):
         "compressed", description="special tokens and a pruned instruction, or plain sentences (the ablation)"
     )
     budget_tokens: int = Field(
-        384, ge=32, description="longest prompt; the oldest behaviours are dropped first"
+        384,
+        ge=32,
+        description="longest prompt; the oldest behaviours are dropped first. A model from scratch is given "
+        "none that is longer than what 999 of 1,000 prompts of its training keep to",
     )
     max_behaviours: int = Field(64, ge=0, description="at most this many most recent behaviours")
     favourites: int = Field(
