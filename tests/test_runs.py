@@ -98,6 +98,35 @@ def test_a_record_of_no_model_at_all_is_as_good_as_one_of_an_unread_model(tmp_pa
 SPLIT = {"split": {"validation_from": "2024-05-01", "test_from": "2024-05-15"}}
 
 
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({"sft": {"epochs": 3}}, "sft:direct_il_sft"),
+        ({"sft": {"epochs": 3}}, "think:think_sft"),
+        ({"think": {"links": 3}}, "think:think_il_sft"),
+    ],
+)
+def test_force_redoes_a_stage_beside_those_that_have_nothing_to_do_with_it(tmp_path, changes, again):
+    """They keep their config, and no table is made of the two."""
+    before, after = (Run.open(tmp_path, parse({**SPLIT, **some})) for some in ({}, changes))
+    for stage in STAGES:
+        with before.stage(stage):
+            pass
+    after.forget(again)  # --force
+    with after.stage(again):
+        pass
+    assert after.finished(again)
+    with pytest.raises(UsageError, match=r"made with (sft\.epochs|think\.links)"):
+        after.check("table")
+
+
+def test_settings_of_think_do_not_matter_to_directs_training_with_rewards(tmp_path):
+    with Run.open(tmp_path, parse(SPLIT)).stage("grpo:direct_il_grpo"):
+        pass
+    changed = Run.open(tmp_path, parse({**SPLIT, "think": {"links": 3}}))
+    assert changed.finished("grpo:direct_il_grpo")
+
+
 def leave_checkpoints(run, stage):
     """As a training leaves them that was cut off; returns their files and the one that must stay."""
     training = run.folder / "models" / stage.rpartition(":")[2] / "training"

@@ -25,7 +25,7 @@ from aigq import __version__
 from aigq import config as configs
 from aigq.config import Config
 from aigq.errors import ConfigError, StageError, UsageError
-from aigq.systems import CTR, starts_from
+from aigq.systems import CTR, starts_from, thinks
 
 RUNS: Final = Path("runs")
 
@@ -116,9 +116,7 @@ class Run:
         for name, record in self._records().items():
             if "finished" not in record or name == stage == "table":
                 continue  # nothing is made from what did not end; a table is written whole again
-            related = (
-                name == stage or kind(name) in UPSTREAM[kind(stage)] or kind(stage) in UPSTREAM[kind(name)]
-            )
+            related = name == stage or self._made_from(name, stage) or self._made_from(stage, name)
             changes = self._changes(name, record, of=stage) if related else []
             if changes:
                 raise UsageError(
@@ -367,8 +365,11 @@ def _matters(key: str, stage: str, config: Config) -> bool:
 
 
 def _sections(stage: str, config: Config) -> Iterator[str]:
-    """Those of a stage. Of the language models trainings read only what writes for Think."""
+    """Those of a stage. Of the language models trainings read only what writes for Think, and Direct none."""
+    direct = kind(stage) == "grpo" and not thinks(stage.partition(":")[2])
     for section in SECTIONS[kind(stage)]:
+        if direct and section in ("channels.llms", "think"):
+            continue
         if section == "channels.llms":
             yield from (f"{section}.{name}" for name in config.think.llms())
         else:
