@@ -167,6 +167,31 @@ def test_nothing_to_train_on_or_to_validate_with_is_said(tmp_path, vocabulary, t
         sft.announce(tmp_path, SftConfig(), vocabulary, 8)
 
 
+def training_folder(folder, vocabulary):
+    """What the stage leaves for `fit_folder`, with a list in each part."""
+    generator.build(TINY, vocabulary, 64, seed=0).save_pretrained(folder / "init")
+    vocabulary.tokenizer.save_pretrained(folder / "init")
+    for part in ("train", "valid"):
+        lists(vocabulary, n=1).save(folder / f"{part}.npz")
+    truth = {"targets": [["bread"]], "novel": [[False]], "days": [0], "servable": {0: ["bread"]}, "length": 1}
+    (folder / "valid.json").write_text(json.dumps(truth))
+    return folder
+
+
+def test_adapters_begin_by_the_seed_alone(tmp_path, vocabulary):
+    pytest.importorskip("peft")
+    config = SftConfig(lora_rank=2, max_steps=1)
+    trained = []
+    for drawn_before in (1, 2):
+        torch.manual_seed(drawn_before)
+        folder = training_folder(tmp_path / str(drawn_before), vocabulary)
+        torch.rand(drawn_before)
+        sft.fit_folder(folder, config, seed=3)
+        trained.append(torch.load(folder / "checkpoint.pt", weights_only=True)["model"])
+    assert any("lora_A" in name for name in trained[0])
+    assert all(torch.equal(weight, trained[1][name]) for name, weight in trained[0].items())
+
+
 def test_a_checkpoint_without_the_random_numbers_of_gpus_is_read(tmp_path, vocabulary):
     whole, _ = run(tmp_path / "whole", vocabulary)
     with pytest.raises(Killed):

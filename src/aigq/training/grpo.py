@@ -71,7 +71,7 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
     prompts = make_task(config, grpo, run, prepared, vocabulary, think=thinks(system))
     announce(start, grpo, prompts)
     draw = engine.rollouts(grpo, start, vocabulary, max(map(len, prompts.prompts)) + prompts.room())
-    model = read_policy(start, grpo)
+    model = read_policy(start, grpo, config.seed)
     validate = validator(start / "training", vocabulary, config.decoding.batch_size)
     with task(f"{system} steps", total=grpo.steps) as advance:
         report = reporter(system, advance)
@@ -98,8 +98,9 @@ def frozen_dtype(grpo: GrpoConfig) -> torch.dtype:
     return loop.compute_dtype("auto") if grpo.lora_rank else torch.float32
 
 
-def read_policy(start: Path, grpo: GrpoConfig) -> PreTrainedModel:
+def read_policy(start: Path, grpo: GrpoConfig, seed: int) -> PreTrainedModel:
     """The policy to train on, with adapters where they are asked for; TRL puts it on the device itself."""
+    torch.manual_seed(seed)  # adapters begin at random
     model = generator.adapt(generator.read(start, frozen_dtype(grpo)), grpo)
     return model if grpo.trainer == "trl" else generator.to_device(model)
 

@@ -212,6 +212,7 @@ def _phase(
     """Train the model in `start` on these lists; checkpoints, log and the best weights go to `folder`."""
     compute = loop.compute_dtype(config.dtype)
     frozen = compute if config.lora_rank else torch.float32
+    torch.manual_seed(seed)  # adapters begin at random
     model = generator.adapt(generator.read(start, frozen), config, special)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
