@@ -29,6 +29,7 @@ class Progress:
     tokens: int = 0
     stale: int = 0  # validations since the best one
     start_categories: float = 0.0  # categories per list at the first step of a reinforcement training
+    collapsed: bool = False  # it stopped there, see grpo.collapse
 
 
 def validate_and_keep(

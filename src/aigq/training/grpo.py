@@ -222,7 +222,9 @@ def fit_trl(
     """The same training under TRL."""
     from aigq.training.trl_trainer import IlGrpoTrainer, Records, begin
 
-    progress, checkpoint = begin(folder, grpo.steps, resume=resume)
+    progress, checkpoint = begin(folder, grpo, resume=resume)
+    if progress.collapsed:
+        return progress
     trainer = IlGrpoTrainer(model, vocabulary, prompts, grpo, folder, seed, draw)
     trainer.add_callback(Records(trainer, folder, progress, validate, report))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

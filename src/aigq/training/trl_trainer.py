@@ -229,10 +229,10 @@ class Records(TrainerCallback):
         self._report(entry)
         checkpoints.log(self._folder, entry)
         progress.start_categories = progress.start_categories or entry["categories"]
-        collapsed = entry["categories"] < il.collapse * progress.start_categories
-        if progress.step % il.eval_every == 0 or progress.step == progress.total or collapsed:
+        progress.collapsed = entry["categories"] < il.collapse * progress.start_categories
+        if progress.step % il.eval_every == 0 or progress.step == progress.total or progress.collapsed:
             self._judge()
-        if collapsed:
+        if progress.collapsed:
             self._report({"step": progress.step, "stopped": COLLAPSED})
             control.should_save = control.should_training_stop = True
 
@@ -241,7 +241,7 @@ class Records(TrainerCallback):
         checkpoints.validate_and_keep(policy, self._folder, self.progress, self._validate, self._report)
 
 
-def begin(folder: Path, steps: int, *, resume: bool) -> tuple[Progress, Path | None]:
+def begin(folder: Path, config: GrpoConfig, *, resume: bool) -> tuple[Progress, Path | None]:
     """Where an earlier training stopped and its checkpoint, the log cut to that; else a folder made clean."""
     states = folder.glob("checkpoint-*/trainer_state.json")  # written last: the others are not whole
     found = {int(state.parent.name.partition("-")[2]): state.parent for state in states} if resume else {}
@@ -255,14 +255,16 @@ def begin(folder: Path, steps: int, *, resume: bool) -> tuple[Progress, Path | N
                 shutil.rmtree(earlier)
     entries = training_log.read(folder)
     steps_done = [entry for entry in entries if "reward" in entry]
-    last: dict[str, Any] = steps_done[-1] if steps_done else {"seconds": 0.0, "tokens": 0}
+    steps_done = steps_done or [{"seconds": 0.0, "tokens": 0, "categories": 0.0}]
+    start, last = steps_done[0]["categories"], steps_done[-1]
     progress = Progress(
         step,
-        steps,
+        config.steps,
         best=max((entry["valid_query_hr"] for entry in entries if "valid_query_hr" in entry), default=-1.0),
         seconds=last["seconds"],
         tokens=last["tokens"],
-        start_categories=steps_done[0]["categories"] if steps_done else 0.0,
+        start_categories=start,
+        collapsed=last["categories"] < config.collapse * start,
     )
     return progress, found.get(step)
 
