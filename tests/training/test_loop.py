@@ -159,6 +159,19 @@ def test_a_log_that_was_cut_off_does_not_stop_a_resume(tmp_path, vocabulary, tor
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()][-1] == 18
 
 
+def test_a_log_that_is_cut_is_replaced_whole(tmp_path, monkeypatch):
+    """Under TRL it alone says which weights were the best."""
+    log, whole = tmp_path / "log.jsonl", '{"step": 0, "valid_query_hr": 0.5}\n'
+    log.write_text(whole + '{"step": 1}\n')
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", lambda path, *_, **__: path.write_bytes(b"{") and 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            checkpoints.truncate_log(tmp_path, 0)
+    assert log.read_text() == whole + '{"step": 1}\n'
+    checkpoints.truncate_log(tmp_path, 0)
+    assert log.read_text() == whole
+
+
 @pytest.mark.parametrize(("train", "valid", "use"), [(0, 3, "train"), (3, 0, "validate")])
 def test_nothing_to_train_on_or_to_validate_with_is_said(tmp_path, vocabulary, train, valid, use):
     lists(vocabulary, n=train).save(tmp_path / "train.npz")

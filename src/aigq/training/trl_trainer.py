@@ -5,6 +5,7 @@ method.md section 5 instead of one per list, and the upper clip depends on the t
 through `rollout_func`, so that rollouts obey the k-user rule as everywhere else.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -243,8 +244,8 @@ class Records(TrainerCallback):
 
 def begin(folder: Path, config: GrpoConfig, *, resume: bool) -> tuple[Progress, Path | None]:
     """Where an earlier training stopped and its checkpoint, the log cut to that; else a folder made clean."""
-    states = folder.glob("checkpoint-*/trainer_state.json")  # written last: the others are not whole
-    found = {int(state.parent.name.partition("-")[2]): state.parent for state in states} if resume else {}
+    states = filter(_is_whole, folder.glob("checkpoint-*/trainer_state.json")) if resume else ()
+    found = {int(state.parent.name.partition("-")[2]): state.parent for state in states}
     step = max(found, default=0)
     with sharding.first_alone() as first:
         if first and found:
@@ -267,6 +268,14 @@ def begin(folder: Path, config: GrpoConfig, *, resume: bool) -> tuple[Progress, 
         collapsed=last["categories"] < config.collapse * start,
     )
     return progress, found.get(step)
+
+
+def _is_whole(state: Path) -> bool:
+    """Whether this file of a checkpoint, which TRL writes last, was not cut off."""
+    try:
+        return bool(json.loads(state.read_text(encoding="utf-8")))
+    except ValueError:
+        return False
 
 
 def check_trl() -> None:
