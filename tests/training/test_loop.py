@@ -180,6 +180,27 @@ def test_nothing_to_train_on_or_to_validate_with_is_said(tmp_path, vocabulary, t
         sft.announce(tmp_path, SftConfig(), vocabulary, 8)
 
 
+def test_nothing_to_imitate_is_said(tmp_path, vocabulary):
+    lists(vocabulary, n=0).save(training_folder(tmp_path, vocabulary) / "imitation.npz")
+    with pytest.raises(EmptyLogError, match=r"no label list is left to imitate in .*samples\.k_users"):
+        sft.fit_folder(tmp_path, SftConfig(imitation_epochs=1), seed=0)
+
+
+def test_the_estimate_of_memory_counts_the_imitated_lists(tmp_path, vocabulary, monkeypatch):
+    """They are the ranker's whole lists; labels without its tail are short."""
+    loads = []
+    monkeypatch.setattr(sft.memory, "estimate", lambda size, load, **_: loads.append(load))
+    monkeypatch.setattr(sft.memory, "announce", lambda memory: None)
+    folder = training_folder(tmp_path, vocabulary)
+    bread = [Label("bread", "ranker")]
+    encode_lists([[5] * 60], [bread * 9], vocabulary, 1.0).save(folder / "imitation.npz")
+    for epochs in (0, 1):
+        sft.announce(folder, SftConfig(imitation_epochs=epochs), vocabulary, 1)
+    written = 9 * len(vocabulary.encode_query("bread")) + 1
+    assert loads[0].tokens < 60
+    assert (loads[1].tokens, loads[1].predicted) == (60 + written, written + 1)
+
+
 def training_folder(folder, vocabulary):
     """What the stage leaves for `fit_folder`, with a list in each part."""
     generator.build(TINY, vocabulary, 64, seed=0).save_pretrained(folder / "init")
