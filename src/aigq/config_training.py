@@ -140,6 +140,14 @@ class SftConfig(Adapters):
         "GPU has it",
     )
 
+    @model_validator(mode="after")
+    def _imitates_who_orders(self) -> Self:
+        if self.labels == "log_order" and self.imitation_epochs:
+            raise ValueError(
+                "labels: in log order, no ranker to imitate; set imitation_epochs to 0, or labels to ranked"
+            )
+        return self
+
 
 class ItemTextConfig(Section):
     """Item-to-text: a model with the sizes of `generator` reads an item and writes a query. Paper 3.1."""
