@@ -86,7 +86,10 @@ class SftConfig(Adapters):
         "targets keep their order, so that a list recovers from what it passed over; 0: as they are",
     )
     tail: int = Field(
-        30, ge=0, description="fill ranked labels up to this length with the ranker's top-K; 0: no tail"
+        30,
+        ge=0,
+        description="fill ranked labels up to this length, and no longer than samples.list_length, with the "
+        "ranker's top-K; 0: no tail",
     )
     tail_weight: float = Field(
         1.0, ge=0, description="loss weight of a token of the ranker's tail; a clicked one has 1"
