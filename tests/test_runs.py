@@ -127,6 +127,13 @@ def test_settings_of_think_do_not_matter_to_directs_training_with_rewards(tmp_pa
     assert changed.finished("grpo:direct_il_grpo")
 
 
+@pytest.mark.parametrize(("change", "matters"), [({"weight_decay": 0.5}, True), ({"epochs": 9}, False)])
+def test_the_item_to_text_model_depends_on_what_its_training_takes_from_sft(tmp_path, change, matters):
+    with Run.open(tmp_path, parse(SPLIT)).stage("item_text"):
+        pass
+    assert Run.open(tmp_path, parse({**SPLIT, "sft": change})).finished("item_text") is not matters
+
+
 def leave_checkpoints(run, stage):
     """As a training leaves them that was cut off; returns their files and the one that must stay."""
     training = run.folder / "models" / stage.rpartition(":")[2] / "training"

@@ -37,6 +37,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "item_text": (
         *("data", "history.session_gap_minutes", "split", "samples.k_users"),
         *("seed", "encoder", "generator", "item_text"),
+        *("sft.warmup_fraction", "sft.weight_decay", "sft.gradient_clip", "sft.router_loss", "sft.dtype"),
     ),
     "sft": _SFT,
     "think": (*_SFT, "channels.llms", "think"),
