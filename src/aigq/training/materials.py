@@ -79,18 +79,18 @@ class _Maker:
             encoded += [self.vocabulary.encode_and_count(p, budget) for p in pieces]
         return _Read(moments, [ids for ids, _ in encoded], [n for _, n in encoded])
 
-    def encode(self, read: _Read, labels: Sequence[Sequence[Label]]) -> EncodedLists:
+    def encode(self, read: _Read, labels: Sequence[Sequence[Label]], tail_weight: float) -> EncodedLists:
         """Prompts and their labels as arrays; a thinker divides these and says why."""
         sft, seed = self.config.sft, self.config.seed
         noise = 0.0 if sft.labels == "log_order" else sft.order_noise
         if self.thinker is None:
-            return encode_lists(read.prompts, labels, self.vocabulary, sft.tail_weight, noise, seed)
+            return encode_lists(read.prompts, labels, self.vocabulary, tail_weight, noise, seed)
         think = self.config.think
         seen = [seen_of(m, n) for m, n in zip(read.moments, read.behaviours, strict=True)]
         points = self.thinker.points(seen, labels)
         share = think.without_rationale
         why = self.thinker.reasons(seen, points) if share < 1 else [[]] * len(points)
-        weights = [{label.query: weight_of(label, sft.tail_weight) for label in row} for row in labels]
+        weights = [{label.query: weight_of(label, tail_weight) for label in row} for row in labels]
         made = thoughts(points, why, share, seed)
         return encode_thoughts(
             read.prompts, made, weights, self.vocabulary, think.rationale_tokens, noise, seed
@@ -173,9 +173,9 @@ def _write_train(maker: _Maker, train: pa.Table) -> None:
     ]
     if think:  # where few samples have a history there is little to give reasons for
         labels += own[len(moments) :]
-    maker.encode(read.first(len(labels)), labels).save(maker.folder / "train.npz")
+    maker.encode(read.first(len(labels)), labels, sft.tail_weight).save(maker.folder / "train.npz")
     if sft.imitation_epochs and not plain:
-        lists = maker.encode(read, own)
+        lists = maker.encode(read, own, tail_weight=1.0)  # all of it is to be imitated
         lists = rename(lists, maker.whole_queries(), sft.imitation_renamed, config.seed)
         lists.save(maker.folder / "imitation.npz")
 

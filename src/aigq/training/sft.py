@@ -194,7 +194,7 @@ def announce(folder: Path, config: SftConfig, vocabulary: Vocabulary, batch_size
 
 
 def _imitation(config: SftConfig) -> SftConfig:
-    """The settings of the imitation of the ranker, whose lists are all tail."""
+    """The settings of the imitation of the ranker."""
     return config.model_copy(
         update={
             "epochs": config.imitation_epochs,
