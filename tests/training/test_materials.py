@@ -190,11 +190,17 @@ def test_materials_are_those_of_the_weights_that_they_start_from(prepared, tmp_p
     assert fingerprint_of(settings(), tmp_path) != fingerprint_of(from_start(before), tmp_path)
 
 
-@pytest.mark.parametrize("what", ["nothing", "no vocabulary", "another vocabulary"])
+@pytest.mark.parametrize("what", ["nothing", "no vocabulary", "another vocabulary", "half of the weights"])
 def test_a_start_that_does_not_fit_is_refused(prepared, tmp_path, what):
     shop, before = neighbours(prepared, 0), tmp_path / "before"
     if what != "nothing":
         _start(settings(), tmp_path, shop, shop.queries, before, think=False)
+    if what == "half of the weights":
+        weights = before / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+        with pytest.raises(ConfigError, match=r"generator\.base"):
+            generator.extend_pretrained(str(before), [])
+    elif what != "nothing":
         for file in before.glob("tokenizer*"):
             file.unlink()
     if what == "another vocabulary":

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from aigq.config import Config
@@ -262,7 +263,7 @@ def _earlier(folder: Path, special: Sequence[str]) -> tuple[PreTrainedModel, Voc
     """
     try:
         model, vocabulary = generator.load(folder), Vocabulary.load(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         why = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"generator.start: {folder} holds no model to train on from; give RUN/models/SYSTEM ({why})"
