@@ -54,3 +54,13 @@ def test_adapters_begin_by_the_seed_alone(start):
     drawn = [name for name in first if "lora_A" in name]
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in drawn)
+
+
+def test_the_estimate_of_memory_counts_no_prompts_that_are_not_there(start, monkeypatch):
+    """Twelve prompts at once, of which a step takes nine, of a log that has six."""
+    loads = []
+    monkeypatch.setattr(grpo.memory, "estimate", lambda size, load, **_: loads.append(load))
+    monkeypatch.setattr(grpo.memory, "announce", lambda memory: None)
+    config = rl_toys.config(prompts=9, prompts_at_once=12)
+    grpo.announce(start, config, rl_toys.task(rl_toys.vocabulary(), config))
+    assert (loads[0].lists, loads[0].written) == (6 * config.group, 6 * config.group)

@@ -112,8 +112,10 @@ def announce(start: Path, grpo: GrpoConfig, task: il_grpo.Task) -> None:
         lambda model: generator.adapt(model, grpo),
     )
     reach, room = max(map(len, task.prompts)) + task.room(), task.room()
-    written = grpo.prompts * grpo.group // processes.count()
-    load = memory.Load(grpo.prompts_at_once * grpo.group, reach, room, written, reach)
+    prompts = min(grpo.prompts, len(task.prompts))  # of a step
+    at_once = min(grpo.prompts_at_once, prompts)
+    written = prompts * grpo.group // processes.count()
+    load = memory.Load(at_once * grpo.group, reach, room, written, reach)
     bytes_each = frozen_dtype(grpo).itemsize
     memory.announce(memory.estimate(size, load, frozen=bytes_each, compute=bytes_each))
 
