@@ -164,6 +164,20 @@ def test_only_a_training_with_this_config_and_data_leaves_checkpoints_to_resume_
     assert best.exists()
 
 
+def test_a_kill_while_a_training_is_taken_up_again_loses_nothing_of_it(tmp_path, monkeypatch):
+    run = Run.open(tmp_path, parse(SPLIT))
+    cut_off(run, "ctr")
+    found, _ = leave_checkpoints(run, "ctr")
+
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aigq.runs.versions", killed)  # called before the stage is recorded
+    cut_off(run, "ctr", resume=True)
+    assert run.started("ctr")
+    assert all(path.exists() for path in found)
+
+
 def test_checkpoints_of_another_config_are_gone_before_the_new_one_is_recorded(tmp_path):
     with Run.open(tmp_path, parse(SPLIT)).stage("grpo:direct_grpo") as result:
         result["steps"] = 3

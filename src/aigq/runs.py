@@ -225,10 +225,9 @@ class Run:
     def _recorded(self, stage: str, *, resume: bool) -> Iterator[dict[str, Any]]:
         """What `stage` does, alone in the folder."""
         self.check(stage)
-        goes_on = resume and self.started(stage)
-        self.forget(stage)
-        if not goes_on:  # before the record: what has one and did not end is resumed
-            self._remove_checkpoints(stage)
+        if not (resume and self.started(stage)):  # nothing is made yet from what goes on
+            self.forget(stage)
+            self._remove_checkpoints(stage)  # before the record: what has one and did not end is resumed
         self._replace("config.yaml", configs.dump(self.config))
         self._write("versions.json", versions())
         records = self._records()
