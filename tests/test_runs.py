@@ -86,6 +86,18 @@ def test_only_models_that_write_for_think_matter_to_what_was_trained(tmp_path, t
         assert Run.open(tmp_path, after).finished(stage) is not refused
 
 
+def test_a_language_model_that_orders_labels_matters_to_them(tmp_path):
+    def shop(model):
+        llms = {"large": ASKED | {"model": model}}
+        return parse({**SPLIT, "sft": {"ranker": {"zero_shot:large": 1}}, "channels": {"llms": llms}})
+
+    first, other = (Run.open(tmp_path, shop(model)) for model in ("first", "other"))
+    with first.stage("sft:direct_il_sft"):
+        pass
+    assert first.finished("sft:direct_il_sft")
+    assert not other.finished("sft:direct_il_sft")
+
+
 def test_a_record_of_no_model_at_all_is_as_good_as_one_of_an_unread_model(tmp_path):
     split = {"validation_from": "2024-05-01", "test_from": "2024-05-15"}
     with Run.open(tmp_path, parse({"split": split})).stage("think:think_il_sft"):

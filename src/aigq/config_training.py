@@ -143,6 +143,10 @@ class SftConfig(Adapters):
         "GPU has it",
     )
 
+    def llms(self) -> set[str]:
+        """The names in channels.llms that order its labels."""
+        return {name.removeprefix("zero_shot:") for name in self.ranker if name.startswith("zero_shot:")}
+
     @model_validator(mode="after")
     def _imitates_who_orders(self) -> Self:
         if self.labels == "log_order" and self.imitation_epochs:

@@ -31,7 +31,7 @@ RUNS: Final = Path("runs")
 
 _PREPARE: Final = ("data", "history", "split", "samples")
 _RANKER: Final = tuple(f"channels.{name}" for name in ("popular", "personal", "coclick", "ebr", "ranker"))
-_SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "prompt", "generator", "sft")
+_SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "channels.llms", "prompt", "generator", "sft")
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,
     "item_text": (
@@ -40,9 +40,9 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         *("sft.warmup_fraction", "sft.weight_decay", "sft.gradient_clip", "sft.router_loss", "sft.dtype"),
     ),
     "sft": _SFT,
-    "think": (*_SFT, "channels.llms", "think"),
+    "think": (*_SFT, "think"),
     "ctr": (*_PREPARE, "seed", "encoder", "ctr"),
-    "grpo": (*_SFT, "channels.llms", "think", "ctr", "grpo"),
+    "grpo": (*_SFT, "think", "ctr", "grpo"),
     "table": (*_SFT, "think", "ctr", "grpo", "channels", "decoding", "x2q", "serving", "evaluation", "name"),
 }
 """What each stage was made with. A key outside these sections may change without redoing the stage."""
@@ -365,14 +365,14 @@ def _matters(key: str, stage: str, config: Config) -> bool:
 
 
 def _sections(stage: str, config: Config) -> Iterator[str]:
-    """Those of a stage. Of the language models trainings read only what writes for Think, and Direct none."""
-    direct = kind(stage) == "grpo" and not thinks(stage.partition(":")[2])
+    """Those of a stage. Of the language models trainings read only what writes for them."""
+    system = stage.partition(":")[2]
+    think = not system or thinks(system)
+    llms = config.sft.llms() | (config.think.llms() if think else set())
     for section in SECTIONS[kind(stage)]:
-        if direct and section in ("channels.llms", "think"):
-            continue
         if section == "channels.llms":
-            yield from (f"{section}.{name}" for name in config.think.llms())
-        else:
+            yield from (f"{section}.{name}" for name in llms)
+        elif think or section != "think":
             yield section
 
 

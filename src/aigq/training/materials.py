@@ -325,6 +325,8 @@ def fingerprint_of(config: Config, run: Path, *, think: bool = False) -> str:
     parts["channels"] = config.channels.model_dump(mode="json", exclude={"llms"})
     summary = run / "prepared" / "summary.json"
     parts["prepared"] = summary.read_text(encoding="utf-8") if summary.exists() else ""
+    if names := config.sft.llms():
+        parts["llms"] = config.model_dump(mode="json", include={"channels": {"llms": names}})
     if CTR in config.sft.ranker:
         parts["ctr"] = hash_of_weights(run / "models" / CTR)
     if config.generator.start is not None:
