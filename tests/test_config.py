@@ -56,6 +56,7 @@ def test_dump_is_a_config_that_means_the_same(minimal, tmp_path):
         ("seed=-5", "seed: "),
         ("generator={hidden_size: 57, heads: 3, kv_heads: 3}", "odd width a head"),
         ("generator.kv_heads=3", "no multiple of kv_heads, 3"),
+        ("sft={labels: log_order, imitation_epochs: 1}", "no ranker to imitate; set imitation_epochs to 0"),
         ("serving.max_hints=101", "serving.max_hints: "),
         ("serving.weights={u2qq: 1}", "no channel is called u2qq; known: u2q, x2q"),
         ("serving.weights={u2q: -1}", "serving.weights.u2q: "),

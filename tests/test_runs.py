@@ -86,6 +86,18 @@ def test_only_models_that_write_for_think_matter_to_what_was_trained(tmp_path, t
         assert Run.open(tmp_path, after).finished(stage) is not refused
 
 
+def test_a_language_model_that_orders_labels_matters_to_them(tmp_path):
+    def shop(model):
+        llms = {"large": ASKED | {"model": model}}
+        return parse({**SPLIT, "sft": {"ranker": {"zero_shot:large": 1}}, "channels": {"llms": llms}})
+
+    first, other = (Run.open(tmp_path, shop(model)) for model in ("first", "other"))
+    with first.stage("sft:direct_il_sft"):
+        pass
+    assert first.finished("sft:direct_il_sft")
+    assert not other.finished("sft:direct_il_sft")
+
+
 def test_a_record_of_no_model_at_all_is_as_good_as_one_of_an_unread_model(tmp_path):
     split = {"validation_from": "2024-05-01", "test_from": "2024-05-15"}
     with Run.open(tmp_path, parse({"split": split})).stage("think:think_il_sft"):
@@ -96,6 +108,42 @@ def test_a_record_of_no_model_at_all_is_as_good_as_one_of_an_unread_model(tmp_pa
 
 
 SPLIT = {"split": {"validation_from": "2024-05-01", "test_from": "2024-05-15"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "again"),
+    [
+        ({"sft": {"epochs": 3}}, "sft:direct_il_sft"),
+        ({"sft": {"epochs": 3}}, "think:think_sft"),
+        ({"think": {"links": 3}}, "think:think_il_sft"),
+    ],
+)
+def test_force_redoes_a_stage_beside_those_that_have_nothing_to_do_with_it(tmp_path, changes, again):
+    """They keep their config, and no table is made of the two."""
+    before, after = (Run.open(tmp_path, parse({**SPLIT, **some})) for some in ({}, changes))
+    for stage in STAGES:
+        with before.stage(stage):
+            pass
+    after.forget(again)  # --force
+    with after.stage(again):
+        pass
+    assert after.finished(again)
+    with pytest.raises(UsageError, match=r"made with (sft\.epochs|think\.links)"):
+        after.check("table")
+
+
+def test_settings_of_think_do_not_matter_to_directs_training_with_rewards(tmp_path):
+    with Run.open(tmp_path, parse(SPLIT)).stage("grpo:direct_il_grpo"):
+        pass
+    changed = Run.open(tmp_path, parse({**SPLIT, "think": {"links": 3}}))
+    assert changed.finished("grpo:direct_il_grpo")
+
+
+@pytest.mark.parametrize(("change", "matters"), [({"weight_decay": 0.5}, True), ({"epochs": 9}, False)])
+def test_the_item_to_text_model_depends_on_what_its_training_takes_from_sft(tmp_path, change, matters):
+    with Run.open(tmp_path, parse(SPLIT)).stage("item_text"):
+        pass
+    assert Run.open(tmp_path, parse({**SPLIT, "sft": change})).finished("item_text") is not matters
 
 
 def leave_checkpoints(run, stage):
@@ -126,6 +174,20 @@ def test_only_a_training_with_this_config_and_data_leaves_checkpoints_to_resume_
     cut_off(run, stage, resume=True)
     assert not any(path.exists() for path in found)
     assert best.exists()
+
+
+def test_a_kill_while_a_training_is_taken_up_again_loses_nothing_of_it(tmp_path, monkeypatch):
+    run = Run.open(tmp_path, parse(SPLIT))
+    cut_off(run, "ctr")
+    found, _ = leave_checkpoints(run, "ctr")
+
+    def killed():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aigq.runs.versions", killed)  # called before the stage is recorded
+    cut_off(run, "ctr", resume=True)
+    assert run.started("ctr")
+    assert all(path.exists() for path in found)
 
 
 def test_checkpoints_of_another_config_are_gone_before_the_new_one_is_recorded(tmp_path):

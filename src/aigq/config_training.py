@@ -86,7 +86,10 @@ class SftConfig(Adapters):
         "targets keep their order, so that a list recovers from what it passed over; 0: as they are",
     )
     tail: int = Field(
-        30, ge=0, description="fill ranked labels up to this length with the ranker's top-K; 0: no tail"
+        30,
+        ge=0,
+        description="fill ranked labels up to this length, and no longer than samples.list_length, with the "
+        "ranker's top-K; 0: no tail",
     )
     tail_weight: float = Field(
         1.0, ge=0, description="loss weight of a token of the ranker's tail; a clicked one has 1"
@@ -139,6 +142,18 @@ class SftConfig(Adapters):
         description="of the computation, and of weights that adapters leave alone; auto: bfloat16 where the "
         "GPU has it",
     )
+
+    def llms(self) -> set[str]:
+        """The names in channels.llms that order its labels."""
+        return {name.removeprefix("zero_shot:") for name in self.ranker if name.startswith("zero_shot:")}
+
+    @model_validator(mode="after")
+    def _imitates_who_orders(self) -> Self:
+        if self.labels == "log_order" and self.imitation_epochs:
+            raise ValueError(
+                "labels: in log order, no ranker to imitate; set imitation_epochs to 0, or labels to ranked"
+            )
+        return self
 
 
 class ItemTextConfig(Section):

@@ -25,23 +25,24 @@ from aigq import __version__
 from aigq import config as configs
 from aigq.config import Config
 from aigq.errors import ConfigError, StageError, UsageError
-from aigq.systems import CTR, starts_from
+from aigq.systems import CTR, starts_from, thinks
 
 RUNS: Final = Path("runs")
 
 _PREPARE: Final = ("data", "history", "split", "samples")
 _RANKER: Final = tuple(f"channels.{name}" for name in ("popular", "personal", "coclick", "ebr", "ranker"))
-_SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "prompt", "generator", "sft")
+_SFT: Final = (*_PREPARE, "seed", "encoder", *_RANKER, "channels.llms", "prompt", "generator", "sft")
 SECTIONS: Final[dict[str, tuple[str, ...]]] = {
     "prepare": _PREPARE,
     "item_text": (
         *("data", "history.session_gap_minutes", "split", "samples.k_users"),
         *("seed", "encoder", "generator", "item_text"),
+        *("sft.warmup_fraction", "sft.weight_decay", "sft.gradient_clip", "sft.router_loss", "sft.dtype"),
     ),
     "sft": _SFT,
-    "think": (*_SFT, "channels.llms", "think"),
+    "think": (*_SFT, "think"),
     "ctr": (*_PREPARE, "seed", "encoder", "ctr"),
-    "grpo": (*_SFT, "channels.llms", "think", "ctr", "grpo"),
+    "grpo": (*_SFT, "think", "ctr", "grpo"),
     "table": (*_SFT, "think", "ctr", "grpo", "channels", "decoding", "x2q", "serving", "evaluation", "name"),
 }
 """What each stage was made with. A key outside these sections may change without redoing the stage."""
@@ -116,9 +117,7 @@ class Run:
         for name, record in self._records().items():
             if "finished" not in record or name == stage == "table":
                 continue  # nothing is made from what did not end; a table is written whole again
-            related = (
-                name == stage or kind(name) in UPSTREAM[kind(stage)] or kind(stage) in UPSTREAM[kind(name)]
-            )
+            related = name == stage or self._made_from(name, stage) or self._made_from(stage, name)
             changes = self._changes(name, record, of=stage) if related else []
             if changes:
                 raise UsageError(
@@ -226,10 +225,9 @@ class Run:
     def _recorded(self, stage: str, *, resume: bool) -> Iterator[dict[str, Any]]:
         """What `stage` does, alone in the folder."""
         self.check(stage)
-        goes_on = resume and self.started(stage)
-        self.forget(stage)
-        if not goes_on:  # before the record: what has one and did not end is resumed
-            self._remove_checkpoints(stage)
+        if not (resume and self.started(stage)):  # nothing is made yet from what goes on
+            self.forget(stage)
+            self._remove_checkpoints(stage)  # before the record: what has one and did not end is resumed
         self._replace("config.yaml", configs.dump(self.config))
         self._write("versions.json", versions())
         records = self._records()
@@ -367,11 +365,14 @@ def _matters(key: str, stage: str, config: Config) -> bool:
 
 
 def _sections(stage: str, config: Config) -> Iterator[str]:
-    """Those of a stage. Of the language models trainings read only what writes for Think."""
+    """Those of a stage. Of the language models trainings read only what writes for them."""
+    system = stage.partition(":")[2]
+    think = not system or thinks(system)
+    llms = config.sft.llms() | (config.think.llms() if think else set())
     for section in SECTIONS[kind(stage)]:
         if section == "channels.llms":
-            yield from (f"{section}.{name}" for name in config.think.llms())
-        else:
+            yield from (f"{section}.{name}" for name in llms)
+        elif think or section != "think":
             yield section
 
 

@@ -48,7 +48,7 @@ def test_no_repeats_no_forbidden_text_clicked_before_ranker(targets, ranking, le
     queries = [label.query for label in labels]
     assert len(set(queries)) == len(queries)
     assert set(queries) <= allowed
-    assert len(queries) <= max(length, tail)
+    assert len(queries) <= length
     sources = [label.source for label in labels]
     assert sources == sorted(sources)  # "clicked" < "ranker"
 

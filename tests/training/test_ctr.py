@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -277,6 +278,16 @@ def test_training_goes_on_from_an_earlier_model(trained, tmp_path):
     other = config(start=str(first)).model_copy(update={"encoder": EncoderConfig(name="of-another-make")})
     with pytest.raises(ConfigError, match=r"encoder\.name is of-another-make"):
         ctr.train_ctr(other, run)
+
+
+@pytest.mark.parametrize("file", ["weights.pt", "model.json"])
+@pytest.mark.parametrize("kept", [0, 20])
+def test_a_damaged_model_to_start_from_is_refused(trained, tmp_path, file, kept):
+    shutil.copytree(trained[0] / "models" / "ctr", tmp_path / "before")
+    damaged = tmp_path / "before" / file
+    damaged.write_bytes(damaged.read_bytes()[:kept])
+    with pytest.raises(ConfigError, match=r"ctr\.start: .*before is damaged; give another"):
+        ctr.train_ctr(config(start=str(tmp_path / "before")), tmp_path / "run")
 
 
 @pytest.mark.parametrize(("clicked", "what"), [(False, "nothing"), (True, "every hint")])

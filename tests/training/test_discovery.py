@@ -60,7 +60,8 @@ def config(folder):
             "samples": {"targets": "new", "k_users": K, "list_length": LENGTH},
             "prompt": {"trending": 6, "trending_by": "shopper", "favourites": 3, "max_behaviours": 4},
             "generator": {"hidden_size": 32, "layers": 1, "heads": 2, "kv_heads": 1, "vocab_size": 300},
-            "sft": {"imitation_epochs": 1, "imitation_extra": 10, "imitation_renamed": 0, "order_noise": 0},
+            "sft": {"imitation_epochs": 1, "imitation_extra": 10, "imitation_renamed": 0, "order_noise": 0}
+            | {"tail_weight": 0.0},
             "channels": {"ranker": {"trees": 5, "min_pairs_in_leaf": 2, "similarity": "regression"}},
         }
     )
@@ -100,6 +101,9 @@ def test_what_is_learned_from_and_written_is_new(run, tmp_path):
             own = {text.strip() for text in favourites.split(";;")} - {""}
             written = {text.strip() for text in words.decode(label.tolist()).split(";;")}
             assert not own & written
+            weights = lists.weights[start:end][lists.prompt_lengths[i] :]
+            assert weights[-1] == 1
+            assert (weights == 1).all() or name == "train"  # a tail is a part of labels: all is imitated
 
     asked = []
 

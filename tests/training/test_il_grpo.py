@@ -1,7 +1,9 @@
+import itertools
 import os
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import torch
 
 from aigq.errors import StageError
 from aigq.models.decoding import padded
-from aigq.training import il_grpo
+from aigq.training import grpo, il_grpo
 from aigq.training.policy import log_probabilities
 from aigq.training.spans import LIST, NOTHING
 
@@ -77,6 +79,38 @@ def test_a_collapse_to_few_categories_stops_early(tmp_path):
     categories = [line["categories"] for line in rl_toys.log_of(tmp_path) if "categories" in line]
     below = [i for i, n in enumerate(categories, start=1) if n < 0.99 * categories[0]]
     assert progress.step == (below[0] if below else 6)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("trainer", ["loop", "trl"])
+def test_a_training_that_stopped_at_a_collapse_does_not_go_on_after_a_kill(tmp_path, monkeypatch, trainer):
+    categories, health = itertools.chain([4.0], itertools.repeat(1.0)), il_grpo.health
+
+    def falling(*arguments):
+        return health(*arguments) | {"categories": next(categories)}
+
+    def die(entry):
+        if trainer == "loop" and "stopped" in entry:  # TRL writes its checkpoint after that
+            raise Killed
+
+    def train(**options):
+        fit = il_grpo.fit if trainer == "loop" else grpo.fit_trl
+        model, config = rl_toys.model(rl_toys.vocabulary()), rl_toys.config(eval_every=4)
+        return rl_toys.fit(model, config, tmp_path, trainer=fit, **options)
+
+    monkeypatch.setattr(il_grpo, "health", falling)
+    if trainer == "trl":
+        pytest.importorskip("trl")
+        monkeypatch.setattr("aigq.training.trl_trainer.health", falling)
+    with pytest.raises(Killed) if trainer == "loop" else nullcontext():
+        train(report=die)
+    before = rl_toys.log_of(tmp_path)
+    progress = train(resume=True)
+    assert (progress.step, progress.total) == (2, 4)
+    assert rl_toys.log_of(tmp_path) == before
 
 
 def test_a_group_shares_its_prompt_without_changing_a_number():

@@ -159,12 +159,71 @@ def test_a_log_that_was_cut_off_does_not_stop_a_resume(tmp_path, vocabulary, tor
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()][-1] == 18
 
 
+def test_a_log_that_is_cut_is_replaced_whole(tmp_path, monkeypatch):
+    """Under TRL it alone says which weights were the best."""
+    log, whole = tmp_path / "log.jsonl", '{"step": 0, "valid_query_hr": 0.5}\n'
+    log.write_text(whole + '{"step": 1}\n')
+    with monkeypatch.context() as patch:
+        patch.setattr("pathlib.Path.write_text", lambda path, *_, **__: path.write_bytes(b"{") and 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            checkpoints.truncate_log(tmp_path, 0)
+    assert log.read_text() == whole + '{"step": 1}\n'
+    checkpoints.truncate_log(tmp_path, 0)
+    assert log.read_text() == whole
+
+
 @pytest.mark.parametrize(("train", "valid", "use"), [(0, 3, "train"), (3, 0, "validate")])
 def test_nothing_to_train_on_or_to_validate_with_is_said(tmp_path, vocabulary, train, valid, use):
     lists(vocabulary, n=train).save(tmp_path / "train.npz")
     lists(vocabulary, n=valid).save(tmp_path / "valid.npz")
     with pytest.raises(EmptyLogError, match=rf"no label list is left to {use} .*samples\.k_users"):
         sft.announce(tmp_path, SftConfig(), vocabulary, 8)
+
+
+def test_nothing_to_imitate_is_said(tmp_path, vocabulary):
+    lists(vocabulary, n=0).save(training_folder(tmp_path, vocabulary) / "imitation.npz")
+    with pytest.raises(EmptyLogError, match=r"no label list is left to imitate in .*samples\.k_users"):
+        sft.fit_folder(tmp_path, SftConfig(imitation_epochs=1), seed=0)
+
+
+def test_the_estimate_of_memory_counts_the_imitated_lists(tmp_path, vocabulary, monkeypatch):
+    """They are the ranker's whole lists; labels without its tail are short."""
+    loads = []
+    monkeypatch.setattr(sft.memory, "estimate", lambda size, load, **_: loads.append(load))
+    monkeypatch.setattr(sft.memory, "announce", lambda memory: None)
+    folder = training_folder(tmp_path, vocabulary)
+    bread = [Label("bread", "ranker")]
+    encode_lists([[5] * 60], [bread * 9], vocabulary, 1.0).save(folder / "imitation.npz")
+    for epochs in (0, 1):
+        sft.announce(folder, SftConfig(imitation_epochs=epochs), vocabulary, 1)
+    written = 9 * len(vocabulary.encode_query("bread")) + 1
+    assert loads[0].tokens < 60
+    assert (loads[1].tokens, loads[1].predicted) == (60 + written, written + 1)
+
+
+def training_folder(folder, vocabulary):
+    """What the stage leaves for `fit_folder`, with a list in each part."""
+    generator.build(TINY, vocabulary, 64, seed=0).save_pretrained(folder / "init")
+    vocabulary.tokenizer.save_pretrained(folder / "init")
+    for part in ("train", "valid"):
+        lists(vocabulary, n=1).save(folder / f"{part}.npz")
+    truth = {"targets": [["bread"]], "novel": [[False]], "days": [0], "servable": {0: ["bread"]}, "length": 1}
+    (folder / "valid.json").write_text(json.dumps(truth))
+    return folder
+
+
+def test_adapters_begin_by_the_seed_alone(tmp_path, vocabulary):
+    pytest.importorskip("peft")
+    config = SftConfig(lora_rank=2, max_steps=1)
+    trained = []
+    for drawn_before in (1, 2):
+        torch.manual_seed(drawn_before)
+        folder = training_folder(tmp_path / str(drawn_before), vocabulary)
+        torch.rand(drawn_before)
+        sft.fit_folder(folder, config, seed=3)
+        trained.append(torch.load(folder / "checkpoint.pt", weights_only=True)["model"])
+    assert any("lora_A" in name for name in trained[0])
+    assert all(torch.equal(weight, trained[1][name]) for name, weight in trained[0].items())
 
 
 def test_a_checkpoint_without_the_random_numbers_of_gpus_is_read(tmp_path, vocabulary):

@@ -190,11 +190,27 @@ def test_materials_are_those_of_the_weights_that_they_start_from(prepared, tmp_p
     assert fingerprint_of(settings(), tmp_path) != fingerprint_of(from_start(before), tmp_path)
 
 
-@pytest.mark.parametrize("what", ["nothing", "no vocabulary", "another vocabulary"])
+@pytest.mark.parametrize(("ranker", "same"), [({"ranker": 1}, True), ({"zero_shot:large": 1}, False)])
+def test_materials_are_those_of_a_language_model_that_orders_labels(tmp_path, ranker, same):
+    def key(model):
+        llms = {"large": {"base_url": "http://127.0.0.1:1/v1", "model": model}}
+        changed = {"sft": {"ranker": ranker}, "channels": {"llms": llms}}
+        return fingerprint_of(parse(settings().model_dump() | changed), tmp_path)
+
+    assert (key("one") == key("other")) is same
+
+
+@pytest.mark.parametrize("what", ["nothing", "no vocabulary", "another vocabulary", "half of the weights"])
 def test_a_start_that_does_not_fit_is_refused(prepared, tmp_path, what):
     shop, before = neighbours(prepared, 0), tmp_path / "before"
     if what != "nothing":
         _start(settings(), tmp_path, shop, shop.queries, before, think=False)
+    if what == "half of the weights":
+        weights = before / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:1000])
+        with pytest.raises(ConfigError, match=r"generator\.base"):
+            generator.extend_pretrained(str(before), [])
+    elif what != "nothing":
         for file in before.glob("tokenizer*"):
             file.unlink()
     if what == "another vocabulary":

@@ -113,7 +113,10 @@ def test_trl_leaves_the_records_that_the_loop_leaves(tmp_path):
 def test_a_training_under_trl_goes_on_where_it_was_cut_off(tmp_path):
     fit(tmp_path, steps=2, eval_every=1)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
-    (tmp_path / "checkpoint-3").mkdir()  # cut off while it was written
+    for step, state in ((3, None), (4, '{"global')):  # cut off while they were written
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
     with (tmp_path / "log.jsonl").open("a") as log:
         log.write('{"step": 3, "reward": 9.0}\n')
     progress = fit(tmp_path, resume=True, steps=4, eval_every=1)

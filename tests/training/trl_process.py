@@ -43,7 +43,7 @@ def train(folder):
     trainer.rollout_func = seeded
     gradients = Gradients()
     trainer.add_callback(gradients)
-    progress, _ = trl_trainer.begin(folder, config.steps, resume=False)
+    progress, _ = trl_trainer.begin(folder, config, resume=False)
     validations = []
 
     def validate(policy):

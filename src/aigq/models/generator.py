@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tokenizers import AddedToken
 from transformers import (
     AutoModelForCausalLM,
@@ -195,7 +196,7 @@ def extend_pretrained(base: str, special: Sequence[str]) -> tuple[PreTrainedMode
     try:
         model = read(base, "auto")
         tokenizer = AutoTokenizer.from_pretrained(base, local_files_only=True, padding_side="left")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         why = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"generator.base: {base} is neither a model folder nor in the Hugging Face cache, and nothing is "

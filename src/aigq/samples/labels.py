@@ -47,7 +47,7 @@ def ranked_labels(
         ranking: the ranker's order for this moment, best first.
         allowed: text that at least k users issued; nothing else becomes a label.
         length: longest list.
-        tail: the ranker fills the list up to this length; 0 leaves only the clicked part.
+        tail: the ranker fills the list up to this length, or up to `length`; 0 leaves only the clicked part.
         shuffle: puts the clicked queries into a random order: all were clicked, none more than others.
         searches: Think: what else was searched for on the day, later than the moment; ordered as `targets`.
         generated: Think: proposed by a language model; fills the list up to `length` after the tail.
@@ -67,7 +67,7 @@ def ranked_labels(
         if query in allowed and len(labels) < length:
             labels.setdefault(query, Label(query, "search"))
     for query in ranking:
-        if query in allowed and len(labels) < tail:
+        if query in allowed and len(labels) < min(tail, length):
             labels.setdefault(query, Label(query, "ranker"))
     for query in generated:
         if query in allowed and len(labels) < length:

@@ -29,6 +29,7 @@ class Progress:
     tokens: int = 0
     stale: int = 0  # validations since the best one
     start_categories: float = 0.0  # categories per list at the first step of a reinforcement training
+    collapsed: bool = False  # it stopped there, see grpo.collapse
 
 
 def validate_and_keep(
@@ -143,4 +144,6 @@ def log(folder: Path, entry: dict[str, Any]) -> None:
 def truncate_log(folder: Path, step: int) -> None:
     """Keep the log's entries up to `step`; a line that an interruption cut off is written again later."""
     kept = [json.dumps(entry) + "\n" for entry in training_log.read(folder) if entry["step"] <= step]
-    (folder / "log.jsonl").write_text("".join(kept), encoding="utf-8")
+    part = folder / "log.part"
+    part.write_text("".join(kept), encoding="utf-8")
+    part.replace(folder / "log.jsonl")

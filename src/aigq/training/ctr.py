@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, Final
 
 import numpy as np
@@ -61,7 +62,8 @@ def train_ctr(config: Config, run: Path, *, resume: bool = False) -> dict[str, A
 
     Raises:
         EmptyLogError: nothing to learn from, or a split without clicks.
-        ConfigError: `ctr.start` was made with other sizes or features, or with another text encoder.
+        ConfigError: `ctr.start` is missing or damaged, or was made with other sizes or features, or with
+            another text encoder.
     """
     folder = run / "models" / "ctr"
     work = folder / "training"
@@ -282,7 +284,7 @@ def _trees(data: ClickData, seed: int) -> tuple[np.ndarray, int]:
 
 
 def _read_start(config: Config) -> dict[str, Any] | None:
-    """Weights and profile columns of `ctr.start`."""
+    """Weights and profile columns of `ctr.start`. Raises ConfigError like `train_ctr`."""
     if config.ctr.start is None:
         return None
     folder = folder_of(config.ctr.start)
@@ -291,6 +293,8 @@ def _read_start(config: Config) -> dict[str, Any] | None:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"ctr.start: {error.filename} is missing; give a folder of a CTR model") from None
+    except (ValueError, EOFError, RuntimeError, UnpicklingError):  # what json and torch say of half a file
+        raise ConfigError(f"ctr.start: the model in {folder} is damaged; give another one, or none") from None
     if settings["encoder"] != config.encoder.name:  # its vectors may have the same size and other meanings
         raise ConfigError(
             f"ctr.start {config.ctr.start} reads texts by encoder {settings['encoder']}, and encoder.name is "

@@ -71,7 +71,7 @@ def train_grpo(config: Config, run: Path, *, resume: bool, system: str) -> dict[
     prompts = make_task(config, grpo, run, prepared, vocabulary, think=thinks(system))
     announce(start, grpo, prompts)
     draw = engine.rollouts(grpo, start, vocabulary, max(map(len, prompts.prompts)) + prompts.room())
-    model = read_policy(start, grpo)
+    model = read_policy(start, grpo, config.seed)
     validate = validator(start / "training", vocabulary, config.decoding.batch_size)
     with task(f"{system} steps", total=grpo.steps) as advance:
         report = reporter(system, advance)
@@ -98,8 +98,9 @@ def frozen_dtype(grpo: GrpoConfig) -> torch.dtype:
     return loop.compute_dtype("auto") if grpo.lora_rank else torch.float32
 
 
-def read_policy(start: Path, grpo: GrpoConfig) -> PreTrainedModel:
+def read_policy(start: Path, grpo: GrpoConfig, seed: int) -> PreTrainedModel:
     """The policy to train on, with adapters where they are asked for; TRL puts it on the device itself."""
+    torch.manual_seed(seed)  # adapters begin at random
     model = generator.adapt(generator.read(start, frozen_dtype(grpo)), grpo)
     return model if grpo.trainer == "trl" else generator.to_device(model)
 
@@ -111,8 +112,10 @@ def announce(start: Path, grpo: GrpoConfig, task: il_grpo.Task) -> None:
         lambda model: generator.adapt(model, grpo),
     )
     reach, room = max(map(len, task.prompts)) + task.room(), task.room()
-    written = grpo.prompts * grpo.group // processes.count()
-    load = memory.Load(grpo.prompts_at_once * grpo.group, reach, room, written, reach)
+    prompts = min(grpo.prompts, len(task.prompts))  # of a step
+    at_once = min(grpo.prompts_at_once, prompts)
+    written = prompts * grpo.group // processes.count()
+    load = memory.Load(at_once * grpo.group, reach, room, written, reach)
     bytes_each = frozen_dtype(grpo).itemsize
     memory.announce(memory.estimate(size, load, frozen=bytes_each, compute=bytes_each))
 
@@ -221,7 +224,9 @@ def fit_trl(
     """The same training under TRL."""
     from aigq.training.trl_trainer import IlGrpoTrainer, Records, begin
 
-    progress, checkpoint = begin(folder, grpo.steps, resume=resume)
+    progress, checkpoint = begin(folder, grpo, resume=resume)
+    if progress.collapsed:
+        return progress
     trainer = IlGrpoTrainer(model, vocabulary, prompts, grpo, folder, seed, draw)
     trainer.add_callback(Records(trainer, folder, progress, validate, report))
     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

@@ -126,7 +126,7 @@ def fit(
         progress = Progress(total=config.steps)
         checkpoints.validate_and_keep(model, folder, progress, validate, report)
     started = time.monotonic() - progress.seconds
-    while progress.step < progress.total:
+    while progress.step < progress.total and not progress.collapsed:
         torch.manual_seed(seed * 1_000_003 + progress.step)
         chosen = choose(task, config, seed, progress.step)
         rollouts = roll_out(model, vocabulary, task, config, chosen, draw)
@@ -142,14 +142,13 @@ def fit(
         report(entry)
         checkpoints.log(folder, {**entry, "seconds": round(progress.seconds, 2)})
         progress.start_categories = progress.start_categories or entry["categories"]
-        collapsed = entry["categories"] < config.collapse * progress.start_categories
-        if progress.step % config.eval_every == 0 or progress.step == progress.total or collapsed:
+        progress.collapsed = entry["categories"] < config.collapse * progress.start_categories
+        if progress.step % config.eval_every == 0 or progress.step == progress.total or progress.collapsed:
             checkpoints.validate_and_keep(model, folder, progress, validate, report)
             progress.seconds = time.monotonic() - started
             checkpoints.save(folder, model, optimizer, progress)
-        if collapsed:
+        if progress.collapsed:
             report({"step": progress.step, "stopped": COLLAPSED})
-            break
     return progress
 
 

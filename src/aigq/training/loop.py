@@ -109,7 +109,7 @@ def require_finite(norm: float) -> None:
     if not math.isfinite(norm):
         raise StageError(
             f"the norm of a step's gradient is {norm}. The best weights and the last checkpoint are earlier; "
-            "train again with a lower learning rate or, if computing was in bfloat16, with sft.dtype=float32"
+            "train again with a lower learning rate or, if it was SFT in bfloat16, with sft.dtype=float32"
         )
 
 

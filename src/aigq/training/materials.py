@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from aigq.config import Config
@@ -81,18 +82,18 @@ class _Maker:
             encoded += [self.vocabulary.encode_and_count(p, budget) for p in pieces]
         return _Read(moments, [ids for ids, _ in encoded], [n for _, n in encoded])
 
-    def encode(self, read: _Read, labels: Sequence[Sequence[Label]]) -> EncodedLists:
+    def encode(self, read: _Read, labels: Sequence[Sequence[Label]], tail_weight: float) -> EncodedLists:
         """Prompts and their labels as arrays; a thinker divides these and says why."""
         sft, seed = self.config.sft, self.config.seed
         noise = 0.0 if sft.labels == "log_order" else sft.order_noise
         if self.thinker is None:
-            return encode_lists(read.prompts, labels, self.vocabulary, sft.tail_weight, noise, seed)
+            return encode_lists(read.prompts, labels, self.vocabulary, tail_weight, noise, seed)
         think = self.config.think
         seen = [seen_of(m, n) for m, n in zip(read.moments, read.behaviours, strict=True)]
         points = self.thinker.points(seen, labels)
         share = think.without_rationale
         why = self.thinker.reasons(seen, points) if share < 1 else [[]] * len(points)
-        weights = [{label.query: weight_of(label, sft.tail_weight) for label in row} for row in labels]
+        weights = [{label.query: weight_of(label, tail_weight) for label in row} for row in labels]
         made = thoughts(points, why, share, seed)
         return encode_thoughts(
             read.prompts, made, weights, self.vocabulary, think.rationale_tokens, noise, seed
@@ -180,9 +181,9 @@ def _write_train(maker: _Maker, train: pa.Table) -> list[int]:
     ]
     if think:  # where few samples have a history there is little to give reasons for
         labels += own[len(moments) :]
-    maker.encode(read.first(len(labels)), labels).save(maker.folder / "train.npz")
+    maker.encode(read.first(len(labels)), labels, sft.tail_weight).save(maker.folder / "train.npz")
     if sft.imitation_epochs and not plain:
-        lists = maker.encode(read, own)
+        lists = maker.encode(read, own, tail_weight=1.0)  # all of it is to be imitated
         lists = rename(lists, maker.whole_queries(), sft.imitation_renamed, config.seed)
         lists.save(maker.folder / "imitation.npz")
     return [len(prompt) for prompt in read.prompts]
@@ -271,7 +272,7 @@ def _earlier(folder: Path, special: Sequence[str]) -> tuple[PreTrainedModel, Voc
     """
     try:
         model, vocabulary = generator.load(folder), Vocabulary.load(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         why = str(error).strip().partition("\n")[0]
         raise ConfigError(
             f"generator.start: {folder} holds no model to train on from; give RUN/models/SYSTEM ({why})"
@@ -333,6 +334,8 @@ def fingerprint_of(config: Config, run: Path, *, think: bool = False) -> str:
     parts["channels"] = config.channels.model_dump(mode="json", exclude={"llms"})
     summary = run / "prepared" / "summary.json"
     parts["prepared"] = summary.read_text(encoding="utf-8") if summary.exists() else ""
+    if names := config.sft.llms():
+        parts["llms"] = config.model_dump(mode="json", include={"channels": {"llms": names}})
     if CTR in config.sft.ranker:
         parts["ctr"] = hash_of_weights(run / "models" / CTR)
     if config.generator.start is not None:

@@ -154,13 +154,16 @@ def announce(folder: Path, config: SftConfig, vocabulary: Vocabulary, batch_size
 
     Raises:
         StageError: far more than there is.
-        EmptyLogError: no list to train on, or none to validate with.
+        EmptyLogError: no list to train on, none to imitate, or none to validate with.
     """
-    train, valid = EncodedLists.load(folder / "train.npz"), EncodedLists.load(folder / "valid.npz")
-    for use, lists in (("train", train), ("validate", valid)):
-        if not len(lists):
+    names = {"train with": "train", "validate with": "valid"}
+    if config.imitation_epochs:
+        names["imitate"] = "imitation"
+    lists = {use: EncodedLists.load(folder / f"{name}.npz") for use, name in names.items()}
+    for use, some in lists.items():
+        if not len(some):
             raise EmptyLogError(
-                f"no label list is left to {use} with in {folder}: nothing that was clicked or proposed at "
+                f"no label list is left to {use} in {folder}: nothing that was clicked or proposed at "
                 "a sample was issued by samples.k_users users before; use a longer log, or lower it"
             )
     size = memory.size_of(
@@ -168,13 +171,15 @@ def announce(folder: Path, config: SftConfig, vocabulary: Vocabulary, batch_size
         lambda model: generator.adapt(model, config, sorted(vocabulary.special)),
     )
     share = -(-config.batch_size // processes.count())
-    written = train.lengths() - train.prompt_lengths
+    valid = lists.pop("validate with")
+    longest = max(int(some.lengths().max()) for some in lists.values())
+    written = max(int((some.lengths() - some.prompt_lengths).max()) for some in lists.values())
     load = memory.Load(
         min(share, config.lists_at_once or share),
-        int(train.lengths().max()),
-        int(written.max()) + 1,
+        longest,
+        written + 1,
         min(batch_size, len(valid)),
-        int(valid.prompt_lengths.max() + written.max()),
+        int(valid.prompt_lengths.max()) + written,
     )
     compute = loop.compute_dtype(config.dtype).itemsize
     taken = memory.estimate(
@@ -189,7 +194,7 @@ def announce(folder: Path, config: SftConfig, vocabulary: Vocabulary, batch_size
 
 
 def _imitation(config: SftConfig) -> SftConfig:
-    """The settings of the imitation of the ranker, whose lists are all tail."""
+    """The settings of the imitation of the ranker."""
     return config.model_copy(
         update={
             "epochs": config.imitation_epochs,
@@ -212,6 +217,7 @@ def _phase(
     """Train the model in `start` on these lists; checkpoints, log and the best weights go to `folder`."""
     compute = loop.compute_dtype(config.dtype)
     frozen = compute if config.lora_rank else torch.float32
+    torch.manual_seed(seed)  # adapters begin at random
     model = generator.adapt(generator.read(start, frozen), config, special)
     if config.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})

@@ -5,6 +5,7 @@ method.md section 5 instead of one per list, and the upper clip depends on the t
 through `rollout_func`, so that rollouts obey the k-user rule as everywhere else.
 """
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -229,10 +230,10 @@ class Records(TrainerCallback):
         self._report(entry)
         checkpoints.log(self._folder, entry)
         progress.start_categories = progress.start_categories or entry["categories"]
-        collapsed = entry["categories"] < il.collapse * progress.start_categories
-        if progress.step % il.eval_every == 0 or progress.step == progress.total or collapsed:
+        progress.collapsed = entry["categories"] < il.collapse * progress.start_categories
+        if progress.step % il.eval_every == 0 or progress.step == progress.total or progress.collapsed:
             self._judge()
-        if collapsed:
+        if progress.collapsed:
             self._report({"step": progress.step, "stopped": COLLAPSED})
             control.should_save = control.should_training_stop = True
 
@@ -241,10 +242,10 @@ class Records(TrainerCallback):
         checkpoints.validate_and_keep(policy, self._folder, self.progress, self._validate, self._report)
 
 
-def begin(folder: Path, steps: int, *, resume: bool) -> tuple[Progress, Path | None]:
+def begin(folder: Path, config: GrpoConfig, *, resume: bool) -> tuple[Progress, Path | None]:
     """Where an earlier training stopped and its checkpoint, the log cut to that; else a folder made clean."""
-    states = folder.glob("checkpoint-*/trainer_state.json")  # written last: the others are not whole
-    found = {int(state.parent.name.partition("-")[2]): state.parent for state in states} if resume else {}
+    states = filter(_is_whole, folder.glob("checkpoint-*/trainer_state.json")) if resume else ()
+    found = {int(state.parent.name.partition("-")[2]): state.parent for state in states}
     step = max(found, default=0)
     with sharding.first_alone() as first:
         if first and found:
@@ -255,16 +256,26 @@ def begin(folder: Path, steps: int, *, resume: bool) -> tuple[Progress, Path | N
                 shutil.rmtree(earlier)
     entries = training_log.read(folder)
     steps_done = [entry for entry in entries if "reward" in entry]
-    last: dict[str, Any] = steps_done[-1] if steps_done else {"seconds": 0.0, "tokens": 0}
+    steps_done = steps_done or [{"seconds": 0.0, "tokens": 0, "categories": 0.0}]
+    start, last = steps_done[0]["categories"], steps_done[-1]
     progress = Progress(
         step,
-        steps,
+        config.steps,
         best=max((entry["valid_query_hr"] for entry in entries if "valid_query_hr" in entry), default=-1.0),
         seconds=last["seconds"],
         tokens=last["tokens"],
-        start_categories=steps_done[0]["categories"] if steps_done else 0.0,
+        start_categories=start,
+        collapsed=last["categories"] < config.collapse * start,
     )
     return progress, found.get(step)
+
+
+def _is_whole(state: Path) -> bool:
+    """Whether this file of a checkpoint, which TRL writes last, was not cut off."""
+    try:
+        return bool(json.loads(state.read_text(encoding="utf-8")))
+    except ValueError:
+        return False
 
 
 def check_trl() -> None:
