@@ -1,7 +1,21 @@
-"""What redis-py understands of the URLs of stores and logs."""
+"""What redis-py understands of the URLs of stores and logs, and what its errors mean."""
+
+from typing import Final
+
+from redis.exceptions import AuthenticationError, RedisClusterException, RedisError
+
+FAILURES: Final = (RedisError, RedisClusterException, OSError)
+"""What a call raises where no answer comes. That of a cluster that is away is no RedisError."""
 
 
 def redis_url(url: str) -> str:
     """The URL with redis:// for valkey:// and without `+cluster`. Host and password stay as they are."""
     scheme, _, rest = url.partition("://")
     return f"{scheme.removesuffix('+cluster').replace('valkey', 'redis')}://{rest}"
+
+
+def reason(error: Exception) -> str:
+    """What an error of redis-py says, and of a refused login what is wrong with the URL."""
+    if isinstance(error, AuthenticationError):
+        return f"the password in its URL is missing or wrong: redis://:PASSWORD@HOST:PORT/0 ({error})"
+    return str(error)
