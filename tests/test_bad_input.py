@@ -211,7 +211,7 @@ def test_a_missing_column_is_named_with_those_there(aigq):
     Path("log.csv").write_text("user_id,when,action\nu,1,search\n")
     code, out, err = aigq("import", "files", "log.csv", "--out", "tables")
     assert (code, out) == (WRONG_USE, "")
-    assert one_line(err, "expected column 'ts'; found user_id, when, action")
+    assert one_line(err, "expected column 'ts'; found user_id, when, action; say which column is what")
     assert not Path("tables").exists()
 
 
