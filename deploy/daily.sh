@@ -38,6 +38,11 @@ train() { # a generator, after those that it starts from; other rows of the tabl
 if [ -n "$AIGQ_EXPORT" ]; then
   aigq import "$AIGQ_SOURCE" "$AIGQ_EXPORT" ${AIGQ_COLUMNS:+--columns "$AIGQ_COLUMNS"} --out "$AIGQ_HOME/tables"
 fi
+case $AIGQ_LOG in sqlite:*)
+  if [ -n "$AIGQ_EXPORT" ] && [ ! -e "${AIGQ_LOG#sqlite:}" ]; then
+    AIGQ_LOG= # before the first start of the service there is no file
+  fi ;;
+esac
 if [ -n "$AIGQ_LOG" ] && [ -n "$AIGQ_EXPORT" ]; then # the export has the searches, clicks and purchases
   aigq import log --hints-only --config "$AIGQ_CONFIG" --out "$AIGQ_HOME/tables"
 elif [ -n "$AIGQ_LOG" ]; then

@@ -369,9 +369,15 @@ def test_the_daily_job_trains_what_a_system_starts_from(system, think, tmp_path)
         ),
         ({"AIGQ_LOG": "sqlite:x"}, ["import log --config shop.yaml"]),
         (
-            {"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi", "AIGQ_LOG": "sqlite:x"},
+            {"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi", "AIGQ_LOG": "redis://x"},
             ["import ubi x", "import log --hints-only --config shop.yaml"],
         ),
+        (
+            {"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi", "AIGQ_LOG": f"sqlite:{__file__}"},
+            ["import ubi x", "import log --hints-only --config shop.yaml"],
+        ),
+        # before the first start of the service
+        ({"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi", "AIGQ_LOG": "sqlite:not-yet"}, ["import ubi x"]),
     ],
 )
 def test_the_daily_job_learns_from_export_and_event_log(given, imports, tmp_path):
