@@ -314,7 +314,7 @@ def test_tls(tmp_path):
 def test_wrong_urls_are_wrong_use(tmp_path):
     sizes = ("much", "-1", "1&map_mb=1")
     urls = ("mongo://x", "lmdb:", "x", *(f"lmdb:{tmp_path}?map_gb={size}" for size in sizes))
-    for url in (*urls, "redis://localhost:port/0", "redis://localhost:99999"):
+    for url in (*urls, "redis://localhost:port/0", "redis://localhost:99999", "redis://localhost/0?no=1"):
         with pytest.raises(UsageError):
             open_store(url)
 
