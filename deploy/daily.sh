@@ -11,6 +11,7 @@ set -eu
 : "${AIGQ_LOG=}"                           # the event log of the service; empty: it is not learned from
 [ -n "$AIGQ_EXPORT$AIGQ_LOG" ] || : "${AIGQ_EXPORT:?name the file or folder that the shop exports, or AIGQ_LOG}"
 [ -z "$AIGQ_EXPORT" ] || : "${AIGQ_SOURCE:?name a log format of docs/log-formats.md}"
+: "${AIGQ_COLUMNS=}"                       # the column map, where AIGQ_SOURCE is files
 : "${AIGQ_SYSTEM:=direct_il_sft}"          # what writes the lists: a generator, or any row of the table
 : "${AIGQ_THINK=think_il_sft}"             # what connects triggers and queries (x2q); empty: nothing does
 : "${AIGQ_CONTINUE=}"                      # 1: train on from the models of the run before; empty: begin anew
@@ -35,8 +36,13 @@ train() { # a generator, after those that it starts from; other rows of the tabl
 }
 
 if [ -n "$AIGQ_EXPORT" ]; then
-  aigq import "$AIGQ_SOURCE" "$AIGQ_EXPORT" --out "$AIGQ_HOME/tables"
+  aigq import "$AIGQ_SOURCE" "$AIGQ_EXPORT" ${AIGQ_COLUMNS:+--columns "$AIGQ_COLUMNS"} --out "$AIGQ_HOME/tables"
 fi
+case $AIGQ_LOG in sqlite:*)
+  if [ -n "$AIGQ_EXPORT" ] && [ ! -e "${AIGQ_LOG#sqlite:}" ]; then
+    AIGQ_LOG= # before the first start of the service there is no file
+  fi ;;
+esac
 if [ -n "$AIGQ_LOG" ] && [ -n "$AIGQ_EXPORT" ]; then # the export has the searches, clicks and purchases
   aigq import log --hints-only --config "$AIGQ_CONFIG" --out "$AIGQ_HOME/tables"
 elif [ -n "$AIGQ_LOG" ]; then

@@ -21,8 +21,10 @@ from aigq import config as configs
 from aigq.cli import main
 from aigq.cli_common import DONE, FAILED, INTERRUPTED, WRONG_USE
 from aigq.erased import Erased
+from aigq.errors import StageError
 from aigq.prepared import Prepared
 from aigq.runs import Run
+from aigq.tables import PREPARED_TABLES
 from aigq.training.encoding import EncodedLists
 
 HEADER = "user_id,ts,action,query,item_id\n"
@@ -211,7 +213,7 @@ def test_a_missing_column_is_named_with_those_there(aigq):
     Path("log.csv").write_text("user_id,when,action\nu,1,search\n")
     code, out, err = aigq("import", "files", "log.csv", "--out", "tables")
     assert (code, out) == (WRONG_USE, "")
-    assert one_line(err, "expected column 'ts'; found user_id, when, action")
+    assert one_line(err, "expected column 'ts'; found user_id, when, action; say which column is what")
     assert not Path("tables").exists()
 
 
@@ -675,6 +677,22 @@ def test_killed_in_prepare_is_prepared_again(aigq):
     assert second == first
     assert Prepared.load(Path("runs/shop/prepared")).samples.num_rows > 0
     assert not list(Path("runs/shop").glob(".prepare-*"))
+
+
+def test_damaged_prepared_tables_are_named(tmp_path):
+    for name, schema in PREPARED_TABLES.items():
+        pq.write_table(schema.empty_table(), tmp_path / f"{name}.parquet")
+    Prepared.load(tmp_path)
+    path = tmp_path / "behaviours.parquet"
+    damages = (
+        lambda: pq.write_table(PREPARED_TABLES["behaviours"].empty_table().drop_columns(["category"]), path),
+        lambda: path.write_bytes(path.read_bytes()[:-9]),
+        path.unlink,
+    )
+    for damage in damages:
+        damage()
+        with pytest.raises(StageError, match=f"{path} .* run `aigq prepare --force`"):
+            Prepared.load(tmp_path)
 
 
 @pytest.mark.parametrize("nth", [1, 3, 5])

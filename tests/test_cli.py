@@ -500,6 +500,8 @@ def test_evaluation_may_change_in_a_finished_run(aigq, trained):
 def test_force_redoes_a_stage_and_forgets_what_came_from_it(aigq, shop):
     run = ("--config", "shop.yaml", "--run", "runs/forced")
     assert aigq("prepare", *run)[0] == DONE
+    code, _, err = aigq("table", *run, "--set", "samples.k_users=3")
+    assert (code, "redo it here: `aigq prepare --force`" in err) == (WRONG_USE, True)
     code, _, err = aigq("prepare", *run, "--set", "samples.k_users=3", "--force")
     assert code == DONE, err
     assert aigq("prepare", *run)[0] == WRONG_USE
@@ -560,10 +562,19 @@ def test_a_full_disk_is_seen_through_other_errors(failing):
     assert failing(wrapped)[0] == FAILED
 
 
-def test_a_missing_package_is_named(failing):
-    code, _, err = failing(ModuleNotFoundError("No module named 'peft'", name="peft"))
+@pytest.mark.parametrize(("package", "extra"), [("peft", "train"), ("trl", "trl"), ("unknown", "demo")])
+def test_a_missing_package_is_named_with_the_extra_that_brings_it(failing, package, extra):
+    code, _, err = failing(ModuleNotFoundError(f"No module named '{package}'", name=package))
     assert code == FAILED
-    assert "peft is not installed" in err
+    assert f"{package} is not installed; pip install 'aigq[{extra}]'" in err
+
+
+def test_output_that_nobody_reads_is_one_line():
+    command = [sys.executable, "-m", "aigq.cli", "doctor", "--store", "memory:", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert process.stderr.read().startswith("aigq: nobody reads the output")
+    assert process.returncode == FAILED
 
 
 def test_a_bug_keeps_its_traceback(failing):

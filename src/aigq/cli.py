@@ -335,6 +335,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = os.environ.get("AIGQ_DEBUG") == "1"
     try:
         code = app(tokens)
+        sys.stdout.flush()
     except CycloptsError as error:
         note(f"aigq: {' '.join(str(error).split())} See aigq --help.", ERROR)
         return WRONG_USE
@@ -349,8 +350,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if debug or (error.name or "aigq").startswith("aigq"):
             raise
-        missing = f"the package {error.name} is not installed"
-        note(f"aigq: {missing}; pip install 'aigq[demo]', or see `aigq doctor`", ERROR)
+        from aigq.doctor import how_to_install
+
+        missing = error.name or ""
+        note(f"aigq: the package {missing} is not installed; {how_to_install(missing)}", ERROR)
+        return FAILED
+    except BrokenPipeError:  # `aigq ... | head`
+        if debug:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be written
+        note("aigq: nobody reads the output any more; finished stages are kept", ERROR)
         return FAILED
     except Exception as error:
         if debug or not is_disk_full(error):

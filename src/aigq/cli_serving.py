@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from aigq.cli_common import COMMON, DONE, Common, show
+from aigq.errors import UsageError
 from aigq.progress import note
 from aigq.runs import Run
 from aigq.stages import channel_of, need
@@ -91,7 +92,10 @@ def nearline(
     common: Common = COMMON,
     store: StoreUrl = None,
     log: LogUrl = None,
-    metrics_port: Annotated[int | None, Parameter(help="Serve Prometheus metrics on this port.")] = None,
+    metrics_port: Annotated[
+        int | None,
+        Parameter(help="Serve Prometheus metrics on this port.", validator=Number(gte=1, lte=65535)),
+    ] = None,
     metrics_host: Annotated[
         str, Parameter(help="Address of that port; metrics name no shoppers.")
     ] = "127.0.0.1",
@@ -106,12 +110,21 @@ def nearline(
     logs.configure(run.config.serving.log_format)
     tracing.start("aigq-nearline")
     if metrics_port is not None:
-        from prometheus_client import start_http_server
-
-        start_http_server(metrics_port, metrics_host)
+        _serve_metrics(metrics_host, metrics_port)
     worker, close = _worker(run, store or default_store, log or default_log)
     asyncio.run(_until_stopped(worker, close))
     return DONE
+
+
+def _serve_metrics(host: str, port: int) -> None:
+    from prometheus_client import start_http_server
+
+    try:
+        start_http_server(port, host)
+    except OSError as error:
+        raise UsageError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; see --metrics-port"
+        ) from None
 
 
 async def _publish(run: Run, store: "Store", rollback: bool) -> dict[str, Any]:

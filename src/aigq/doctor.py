@@ -68,17 +68,28 @@ def _python() -> Check:
     )
 
 
-def _extras() -> list[Check]:
+def how_to_install(module: str) -> str:
+    """The command that adds a missing module: the smallest extra that brings it, or all of the demo."""
+    package = module.partition(".")[0].replace("_", "-")
+    having = [(len(packages), extra) for extra, packages in _needs().items() if package in packages]
+    extra = min(having)[1] if having else "demo"
+    return f"pip install 'aigq[{extra}]', or see `aigq doctor`"
+
+
+def _needs() -> dict[str, list[str]]:
+    """The packages of each extra; those that are always needed are `core`."""
     needs: dict[str, list[str]] = {"core": []}
     for line in metadata.requires("aigq") or []:
         marker = re.search(r"extra == ['\"]([\w-]+)['\"]", line)
         package = re.split(r"[^\w.-]", line)[0]
         if package != "aigq":
             needs.setdefault(marker[1] if marker else "core", []).append(package)
+    return {extra: packages for extra, packages in needs.items() if extra not in _DEVELOPMENT}
+
+
+def _extras() -> list[Check]:
     checks = []
-    for extra, packages in needs.items():
-        if extra in _DEVELOPMENT:
-            continue
+    for extra, packages in _needs().items():
         found = {name: installed(name) for name in packages}
         missing = [name for name, version in found.items() if version is None]
         if not missing:

@@ -18,7 +18,7 @@ from aigq.progress import task
 from aigq.recall.channel import Hint
 from aigq.runs import Run
 from aigq.serving.guards import Guards
-from aigq.systems import CTR, base, stage_of
+from aigq.systems import CTR, GENERATORS, base, stage_of
 from aigq.tables import U2Q, contents, write_whole
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ CHUNK: Final = 512
 
 
 def version_of(run: Run, system: str) -> str:
-    """The name of a system and of its training, written with every list."""
-    return f"{system}@{run.begun(stage_of(base(system)))}"
+    """The name of a system and of its training, or of the data that it counts; written with every list."""
+    trained = base(system) in (*GENERATORS, CTR)
+    return f"{system}@{run.begun(stage_of(base(system)) if trained else 'prepare')}"
 
 
 def hints_for(

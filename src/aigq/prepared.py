@@ -43,11 +43,8 @@ class Prepared:
 
     @classmethod
     def load(cls, folder: Path) -> "Prepared":
-        """Read RUN/prepared. Raises StageError when `aigq prepare` has not finished there."""
-        missing = [name for name in PREPARED_TABLES if not (folder / f"{name}.parquet").exists()]
-        if missing:
-            raise StageError(f"{folder} lacks {', '.join(missing)}; run `aigq prepare` first")
-        tables = {name: pq.read_table(folder / f"{name}.parquet") for name in PREPARED_TABLES}
+        """Read RUN/prepared. Raises StageError when that is not what `aigq prepare` leaves there."""
+        tables = {name: _read(folder / f"{name}.parquet", schema) for name, schema in PREPARED_TABLES.items()}
         if (folder / "exposures.parquet").exists():
             tables["exposures"] = pq.read_table(folder / "exposures.parquet")
         return cls(**tables)
@@ -93,6 +90,17 @@ class Prepared:
         """Normalised query -> leaf category, for queries that have one."""
         pairs = zip(self.queries["query"].to_pylist(), self.queries["category"].to_pylist(), strict=True)
         return {query: category for query, category in pairs if category is not None}
+
+
+def _read(path: Path, schema: pa.Schema) -> pa.Table:
+    """A table with all columns of the schema. Raises StageError where there is none."""
+    try:
+        table = pq.read_table(path)
+    except (FileNotFoundError, pa.ArrowInvalid):
+        table = pa.table({})
+    if not {*schema.names} <= {*table.column_names}:
+        raise StageError(f"{path} is missing, damaged or of another version; run `aigq prepare --force`")
+    return table
 
 
 def day_after(prepared: Prepared) -> int:

@@ -80,6 +80,15 @@ def kind(stage: str) -> str:
     return stage.partition(":")[0]
 
 
+def command(stage: str) -> str:
+    """The command that does a stage."""
+    name, _, system = stage.partition(":")
+    if name == "prepare":
+        return "aigq prepare"
+    verb = "sft" if name == "think" else name.replace("_", "-")
+    return f"aigq train {verb}{f' --system {system}' if system else ''}"
+
+
 @dataclass(frozen=True)
 class Run:
     """A run folder and the config of this command."""
@@ -120,10 +129,11 @@ class Run:
             related = name == stage or self._made_from(name, stage) or self._made_from(stage, name)
             changes = self._changes(name, record, of=stage) if related else []
             if changes:
+                earlier = stage if kind(stage) in UPSTREAM[kind(name)] else name
                 raise UsageError(
                     f"{self.folder} holds `{name}` made with {'; '.join(changes[:3])}"
                     f"{f' and {len(changes) - 3} more' if len(changes) > 3 else ''}. "
-                    "Give another --run, or --force to redo it here"
+                    f"Give another --run, or redo it here: `{command(earlier)} --force`"
                 )
 
     def check_resume(self, stage: str) -> None:

@@ -12,7 +12,7 @@ from aigq import processes
 from aigq.config import Config
 from aigq.errors import ConfigError, StageError, UsageError, suggestion
 from aigq.progress import note
-from aigq.runs import Run
+from aigq.runs import Run, command
 from aigq.systems import CHANNELS, CTR, FROM_DIRECT, GENERATORS, GRPO, SERVED, SFT, base, stage_of, thinks
 
 if TYPE_CHECKING:
@@ -283,16 +283,7 @@ def _what_to_run(run: Run, stage: str) -> str:
     """What to do for a stage: its command, and `aigq table` where the rows of the config need it."""
     texts = ["item_text"] if run.config.history.item_text == "generated" else []
     of_table = stage in ("prepare", *texts, *trainings(run.config))
-    return f"run `{_command(stage)}` first{', or `aigq table` for all stages' if of_table else ''}"
-
-
-def _command(stage: str) -> str:
-    """The command that does a stage."""
-    name, _, system = stage.partition(":")
-    if name == "prepare":
-        return "aigq prepare"
-    verb = "sft" if name == "think" else name.replace("_", "-")
-    return f"aigq train {verb}{f' --system {system}' if system else ''}"
+    return f"run `{command(stage)}` first{', or `aigq table` for all stages' if of_table else ''}"
 
 
 def channel_of(run: Run, row: str) -> "RecallChannel":

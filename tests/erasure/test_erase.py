@@ -304,9 +304,15 @@ def test_redis_with_hashed_names(shop, capsys, monkeypatch, redis_server):
     redis_server.cli("flushall")
     monkeypatch.setenv("NAMES", "a secret")
     config = shop / "run" / "config.yaml"
-    config.write_text(config.read_text().replace("hash_users_with: null", "hash_users_with: NAMES"))
+    plain = config.read_text()
+    hashing = plain.replace("hash_users_with: null", "hash_users_with: NAMES")
+    config.write_text(hashing)
     url, name = redis_server.url, keys.user_names("NAMES")
     publish(url, url, [name(USER), name("visitor-3")])
+    config.write_text(plain)  # as after `aigq publish --set`: the run knows nothing of the secret
+    assert main(["erase-user", USER, "--run", "run", "--store", url, "--log", url]) == 2
+    assert "name the secret by serving.hash_users_with" in capsys.readouterr().err
+    config.write_text(hashing)
     code, result = erase(capsys, "--store", url, "--log", url)
     assert (code, result["found"]) == (0, [])
     assert (result["removed"]["store"], result["removed"]["log"]) == (4, 20)

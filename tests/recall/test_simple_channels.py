@@ -98,7 +98,9 @@ def test_recommend_before_fit_says_so() -> None:
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
     config = parse(CONFIG)
     with pytest.raises(UsageError, match="popular, personal, coclick"):
-        build_channel("populr", config, tmp_path)
+        build_channel("nonsense", config, tmp_path)
+    with pytest.raises(UsageError, match="did you mean direct_il_sft"):
+        build_channel("direct_il_sf", config, tmp_path)
     with pytest.raises(UsageError, match="none is configured"):
         build_channel("zero_shot:gpt", config, tmp_path)
     assert build_channel("coclick", config, tmp_path).name == "coclick"

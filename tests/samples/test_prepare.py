@@ -137,8 +137,10 @@ def test_an_empty_split_names_the_dates_present_and_keeps_what_was_there(tmp_pat
     with pytest.raises(EmptyLogError, match=r"no samples for test: .* 2024-03-01 to 2024-03-06"):
         prepare(config(tables, test=30), run)
     assert Prepared.load(run / "prepared").samples.num_rows == 6
-    with pytest.raises(EmptyLogError, match="no query of the log"):
+    with pytest.raises(EmptyLogError, match="user_day, which needs searches"):
         prepare(config(write(tmp_path / "t2", [event("u", 0, "click", None, "i1")])), run)
+    with pytest.raises(EmptyLogError, match="exposure, which needs hints"):
+        prepare(config(tables, unit="exposure"), run)
 
 
 def test_without_events_the_message_says_what_to_run(tmp_path):

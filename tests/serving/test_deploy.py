@@ -162,6 +162,7 @@ def aigq_commands():
                 yield unit.name, command[1:]
     script = (DEPLOY / "daily.sh").read_text()
     for line in re.findall(r"(?:^ *|\) )(aigq .+?)(?: ;;)?$", script, re.M):
+        line = re.sub(r"\$\{\w+:\+(.+?)\}", r"\1", line)  # what a variable that is set adds
         yield f"daily.sh {line.split()[1]}", shlex.split(re.sub(r"\$(\w+)", r"\1", line))[1:]
 
 
@@ -362,11 +363,21 @@ def test_the_daily_job_trains_what_a_system_starts_from(system, think, tmp_path)
     ("given", "imports"),
     [
         ({"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi"}, ["import ubi x"]),
+        (
+            {"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "files", "AIGQ_COLUMNS": "c.yaml"},
+            ["import files x --columns c.yaml"],
+        ),
         ({"AIGQ_LOG": "sqlite:x"}, ["import log --config shop.yaml"]),
         (
-            {"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi", "AIGQ_LOG": "sqlite:x"},
+            {"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi", "AIGQ_LOG": "redis://x"},
             ["import ubi x", "import log --hints-only --config shop.yaml"],
         ),
+        (
+            {"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi", "AIGQ_LOG": f"sqlite:{__file__}"},
+            ["import ubi x", "import log --hints-only --config shop.yaml"],
+        ),
+        # before the first start of the service
+        ({"AIGQ_EXPORT": "x", "AIGQ_SOURCE": "ubi", "AIGQ_LOG": "sqlite:not-yet"}, ["import ubi x"]),
     ],
 )
 def test_the_daily_job_learns_from_export_and_event_log(given, imports, tmp_path):

@@ -87,7 +87,7 @@ def test_the_backfill_is_published_with_the_histories(run):
     store = MemoryStore()
     table = asyncio.run(publish(run.config, store, RunTables(run.config, run.folder).families))
     base = decode(Base, asyncio.run(store.get([keys.base(table["version"], "u00")]))[0])
-    assert base.backfill.model.startswith("popular")
+    assert base.backfill.model == f"popular@{run.begun('prepare')}"
     assert len(base.backfill.hints) == 4
     assert base.backfill.hints[0].reason == "popular in the shop these days"
 

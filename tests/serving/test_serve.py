@@ -196,6 +196,13 @@ def test_a_port_is_not_shared_with_another_service(shop_run, live):
     assert "aigq serves" not in done.stderr
 
 
+def test_a_worker_whose_port_of_metrics_is_taken_is_wrong_use(shop_run, live):
+    port = live[0].base_url.port
+    done = aigq("nearline", "--run", shop_run.folder, "--metrics-port", port, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"port {port}: Address already in use; see --metrics-port" in done.stderr
+
+
 def test_a_store_without_a_table_is_said_at_the_start(shop_run, tmp_path):
     errors = tmp_path / "errors"
     with serving("--run", shop_run.folder, "--store", f"lmdb:{tmp_path}/new?map_gb=1", errors=errors):

@@ -312,9 +312,22 @@ def test_tls(tmp_path):
 
 
 def test_wrong_urls_are_wrong_use(tmp_path):
-    for url in ("mongo://x", "lmdb:", "x", f"lmdb:{tmp_path}?map_gb=much", f"lmdb:{tmp_path}?map_gb=-1"):
+    sizes = ("much", "-1", "1&map_mb=1")
+    urls = ("mongo://x", "lmdb:", "x", *(f"lmdb:{tmp_path}?map_gb={size}" for size in sizes))
+    for url in (*urls, "redis://localhost:port/0", "redis://localhost:99999", "redis://localhost/0?no=1"):
         with pytest.raises(UsageError):
             open_store(url)
+
+
+def test_a_server_that_is_no_cluster_is_a_store_that_does_not_answer(redis_url):
+    with pytest.raises(StoreError, match="Cluster mode is not enabled"):
+        run(redis_url.replace("redis:", "redis+cluster:"), lambda store: store.get(["a"]))
+
+
+def test_a_missing_password_is_named(redis_server):
+    for url in (f"redis://localhost:{redis_server.port}", f"redis://:wrong@localhost:{redis_server.port}"):
+        with pytest.raises(StoreError, match="password in its URL is missing or wrong"):
+            run(url, lambda store: store.get(["a"]))
 
 
 def test_passwords_are_not_shown():

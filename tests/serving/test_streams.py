@@ -318,6 +318,6 @@ def test_only_the_scheme_of_a_url_is_translated(redis_server):
 
 
 def test_wrong_urls_are_wrong_use():
-    for url in ("nats://x", "sqlite:", "x"):
+    for url in ("nats://x", "sqlite:", "x", "redis://localhost:port", "redis://localhost/0?no=1"):
         with pytest.raises(UsageError):
             open_log(url)

@@ -1,6 +1,7 @@
 """The whole of `aigq erase-user`, in an order in which it can be killed anywhere and called again."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -8,10 +9,11 @@ from urllib.parse import urlsplit
 from aigq.erased import Erased
 from aigq.erasure import places, rows
 from aigq.erasure.scan import SHORTEST, Scanned, Sought, scan_files, scan_log, scan_store
+from aigq.errors import UsageError
 from aigq.runs import Run
-from aigq.serving.keys import user_names
-from aigq.serving.stores import open_store
-from aigq.serving.streams import open_log
+from aigq.serving.keys import is_hashed, user_names, user_of
+from aigq.serving.stores import Store, open_store
+from aigq.serving.streams import EventLog, open_log
 from aigq.serving.users import erase_all
 from aigq.sources.importing import alone
 
@@ -35,8 +37,8 @@ def erase(run: Run, user: str, store: str, log: str) -> dict[str, Any]:
         scan can say of such an id.
 
     Raises:
-        UsageError: the config differs from that of the run; the secret for names is not set; an import
-            works in the tables.
+        UsageError: the config differs from that of the run; the secret for names is not set, or not named
+            though the store or the log has hashed names; an import works in the tables.
         StoreError, LogError: the store or the log does not answer or is full; call it again then.
     """
     run.check("prepare")
@@ -86,6 +88,11 @@ async def _online(
     try:
         stream = open_log(log)
         try:
+            if not any(map(is_hashed, sought.ids)) and await _hashed(opened, stream):
+                raise UsageError(
+                    "store and log know users by hashes: name the secret by serving.hash_users_with, in "
+                    "--config or --set, and call it again"
+                )
             removed = await erase_all(opened, stream, name)
             keys, messages = await scan_store(opened, sought), await scan_log(stream, sought)
             return removed, {"keys": keys, "messages": messages}
@@ -93,6 +100,21 @@ async def _online(
             await stream.close()
     finally:
         await opened.close()
+
+
+async def _hashed(store: Store, log: EventLog) -> bool:
+    """Whether all users of the store, or of the log, have hashed names; it ends at the first other one."""
+
+    async def all_of(names: AsyncIterator[str | None]) -> bool:
+        known = False
+        async for name in names:
+            if name and not is_hashed(name):
+                return False
+            known |= bool(name)
+        return known
+
+    of_keys = (user_of(entry.key) async for entry in store.scan("aigq:"))
+    return await all_of(of_keys) or await all_of(user async for user, _ in log.dump())
 
 
 def _files(url: str) -> list[Path]:

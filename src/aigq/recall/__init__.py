@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from aigq.config import Config
-from aigq.errors import UsageError
+from aigq.errors import UsageError, suggestion
 from aigq.recall.channel import Hint, RecallChannel
-from aigq.systems import CHANNELS
+from aigq.systems import CHANNELS, GENERATORS
 
 __all__ = ["Hint", "RecallChannel", "build_channel"]
 
@@ -55,7 +55,8 @@ def build_channel(name: str, config: Config, run: Path) -> RecallChannel:
             from aigq.recall.peers import Peer
 
             return Peer(name, k_users, config.seed, folder)
-    raise UsageError(f"no channel is called {name!r}; known: {', '.join(CHANNELS)}, zero_shot:NAME")
+    known = (*CHANNELS, "zero_shot:NAME", *GENERATORS)
+    raise UsageError(f"no channel or generator is called {name!r}; {suggestion(name, known)}")
 
 
 def _zero_shot(row: str, config: Config, folder: Path) -> RecallChannel:

@@ -166,12 +166,8 @@ class LlmClient:
     def _opened(self) -> Any:
         with self._lock:
             if self._client is None:
-                try:
-                    from openai import OpenAI
-                except ModuleNotFoundError:
-                    raise UsageError(
-                        f"{self.name} needs the openai client: pip install 'aigq[llm]'"
-                    ) from None
+                from openai import OpenAI
+
                 key = os.environ.get(self._config.api_key_env) or "none"
                 self._client = OpenAI(base_url=self._config.base_url, api_key=key, max_retries=0, timeout=300)
             return self._client

@@ -212,12 +212,12 @@ def _warn_of_nothing_to_show(asked: ir.Table, k_users: int) -> None:
 
 
 def _explain_empty(empty: list[str], days: dict[str, Any], dropped: dict[str, int], config: Config) -> str:
-    split = config.split
+    split, unit = config.split, config.samples.unit
     if days["first"] is None or days["last"] is None:
-        present = f"no query of the log makes a {config.samples.unit} sample"
-    else:
-        first, last = (EPOCH + timedelta(days=days[end] or 0) for end in ("first", "last"))
-        present = f"the log's {config.samples.unit} samples are of {first} to {last}"
+        needs = "hints that were shown and clicked" if unit == "exposure" else "searches"
+        return f"no samples: the log has nothing for samples.unit {unit}, which needs {needs}"
+    first, last = (EPOCH + timedelta(days=days[end] or 0) for end in ("first", "last"))
+    present = f"the log's {unit} samples are of {first} to {last}"
     reasons = f"; dropped: {', '.join(f'{why} {n}' for why, n in dropped.items())}" if dropped else ""
     return (
         f"no samples for {', '.join(empty)}: {present}, validation starts {split.validation_from} "

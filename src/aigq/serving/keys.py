@@ -36,6 +36,7 @@ VERSIONS: Final = "aigq:versions"
 TriggerKind = Literal["item", "query", "category"]
 _LONGEST: Final = 160  # bytes of a name; LMDB takes keys of 511 bytes
 _HASHED: Final = re.compile(r"hashed:[0-9a-f]{32}")
+_USER: Final = re.compile(r"\{u:(.*)\}$", re.DOTALL)
 
 
 def short(name: str) -> str:
@@ -93,6 +94,17 @@ def is_of(user: str, key: str) -> bool:
     return key.endswith(f":{{u:{short(user)}}}")
 
 
+def user_of(key: str) -> str | None:
+    """Whose key it is; None for those of no user."""
+    found = _USER.search(key)
+    return found and found[1]
+
+
+def is_hashed(user: str) -> bool:
+    """Whether it is a name that `user_names` made of an id."""
+    return _HASHED.fullmatch(user) is not None
+
+
 def gone(user: str) -> str:
     """Says that a user was erased. Without the user's id, which must be found nowhere afterwards."""
     return f"aigq:gone:{hashlib.blake2b(user.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()}"
@@ -113,7 +125,7 @@ def user_names(variable: str | None) -> Callable[[str], str]:
         raise UsageError(f"serving.hash_users_with names {variable}, which is not set in the environment")
 
     def name(user: str) -> str:
-        if _HASHED.fullmatch(user):
+        if is_hashed(user):
             return user
         digest = hmac.new(secret, user.encode("utf-8", "surrogatepass"), "sha256").hexdigest()
         return f"hashed:{digest[:32]}"

@@ -54,6 +54,7 @@ def load(workspace: Workspace, path: Path | None, columns: Mapping[str, Any] | N
         path,
         found,
         [name for key, name in needed.items() if not (key == "action" and constant)],
+        "" if columns else "; say which column is what in a column map: --columns",
     )
     given = [
         str(roles[name]) for name in EVENTS.names if name in roles and not (name == "action" and constant)
@@ -138,7 +139,9 @@ def _open(workspace: Workspace, table: str, path: Path) -> list[str]:
     return [name for name in workspace.columns(table) if not name.startswith("_")]
 
 
-def _require(workspace: Workspace, table: str, path: Path, found: list[str], needed: list[str]) -> None:
+def _require(
+    workspace: Workspace, table: str, path: Path, found: list[str], needed: list[str], advice: str = ""
+) -> None:
     """Raise SourceError when a column is not there; of a path into JSON only the first key is known."""
     plain = not _is_json(workspace, table)
     structs = {name for name, kind in workspace.columns(table).items() if kind.startswith("STRUCT")}
@@ -149,7 +152,7 @@ def _require(workspace: Workspace, table: str, path: Path, found: list[str], nee
 
     missing = [name for name in needed if not there(name)]
     if missing and found:
-        raise SourceError(f"{path}: expected column {missing[0]!r}; found {', '.join(found[:12])}")
+        raise SourceError(f"{path}: expected column {missing[0]!r}; found {', '.join(found[:12])}{advice}")
 
 
 def _reader(workspace: Workspace, table: str, keys: list[str]) -> Reader:

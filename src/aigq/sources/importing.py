@@ -51,7 +51,7 @@ def import_source(
         EmptyLogError: no event is left; nothing was written.
     """
     if source not in SOURCES:
-        raise SourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}, and to aigq import log")
+        raise SourceError(f"unknown source {source!r}; known: {', '.join(SOURCES)}, log")
     load: Load = import_module(f"aigq.sources.{source}").load
     where = Path(path) if path is not None else None
 

@@ -30,6 +30,8 @@ def open_store(url: str) -> Store:
         if not path:
             raise UsageError("an LMDB store needs a folder: lmdb:runs/store")
         options = parse_qs(parts.query)
+        if unknown := options.keys() - {"map_gb"}:
+            raise UsageError(f"an LMDB URL has no parameter {min(unknown)!r}; known: map_gb")
         return LmdbStore(path, map_gb=_number(options.get("map_gb", ["16"])[0], "map_gb"))
     if parts.scheme in _REDIS:
         from aigq.serving.stores.networked import RedisStore

@@ -8,9 +8,8 @@ from urllib.parse import urlsplit
 
 import redis.asyncio as redis
 from redis.asyncio.cluster import RedisCluster
-from redis.exceptions import RedisError
 
-from aigq.serving.redis_url import redis_url
+from aigq.serving.redis_url import FAILURES, client, reason
 from aigq.serving.stores.store import Change, Entry, StoreError
 from aigq.serving.tracing import traced
 
@@ -39,16 +38,14 @@ class RedisStore:
 
     def __init__(self, url: str) -> None:
         self._cluster = urlsplit(url).scheme.endswith("+cluster")
-        options: dict[str, Any] = {
-            "socket_timeout": _TIMEOUT_S,
-            "socket_connect_timeout": _TIMEOUT_S,
-            "max_connections": _CONNECTIONS,
-        }
-        try:
-            kind: Any = RedisCluster if self._cluster else redis.Redis
-            self._redis: Any = kind.from_url(redis_url(url), **options)
-        except (ValueError, RedisError) as error:
-            raise StoreError(f"the store's URL is wrong: {error}") from None
+        self._redis = client(
+            RedisCluster if self._cluster else redis.Redis,
+            url,
+            "store",
+            socket_timeout=_TIMEOUT_S,
+            socket_connect_timeout=_TIMEOUT_S,
+            max_connections=_CONNECTIONS,
+        )
 
     @traced("store.get")
     async def get(self, keys: Sequence[str]) -> list[bytes | None]:
@@ -103,8 +100,8 @@ class RedisStore:
                     for entry in await self._sizes(batch):
                         yield entry
                     batch = []
-        except (RedisError, OSError) as error:
-            raise StoreError(f"the store did not answer: {error}") from error
+        except FAILURES as error:
+            raise StoreError(f"the store did not answer: {reason(error)}") from error
         for entry in await self._sizes(batch):
             yield entry
 
@@ -159,5 +156,5 @@ def _milliseconds(ttl_s: float) -> int:
 async def _answered(work: Callable[[], Awaitable[T]]) -> T:
     try:
         return await work()
-    except (RedisError, OSError) as error:
-        raise StoreError(f"the store did not answer: {error}") from error
+    except FAILURES as error:
+        raise StoreError(f"the store did not answer: {reason(error)}") from error

@@ -11,9 +11,8 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 import redis.asyncio as redis
-from redis.exceptions import RedisError
 
-from aigq.serving.redis_url import redis_url
+from aigq.serving.redis_url import FAILURES, client, reason
 from aigq.serving.stores.store import Clock
 from aigq.serving.streams.log import (
     FAR_S,
@@ -89,12 +88,8 @@ class RedisLog:
 
     def __init__(self, url: str, clock: Clock = time.time) -> None:
         self._clock = clock
-        try:
-            self._redis: Any = redis.Redis.from_url(
-                redis_url(url), socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S
-            )
-        except (ValueError, RedisError) as error:
-            raise LogError(f"the log's URL is wrong: {error}") from None
+        timeouts = {"socket_timeout": _TIMEOUT_S, "socket_connect_timeout": _TIMEOUT_S}
+        self._redis = client(redis.Redis, url, "log", **timeouts)
 
     async def append(self, messages: Sequence[Message]) -> None:
         """See EventLog. Pipelined in one transaction."""
@@ -255,5 +250,5 @@ def _received(offset: bytes) -> float:
 async def _answered(work: Callable[[], Awaitable[T]]) -> T:
     try:
         return await work()
-    except (RedisError, OSError) as error:
-        raise LogError(f"the log did not answer: {error}") from error
+    except FAILURES as error:
+        raise LogError(f"the log did not answer: {reason(error)}") from error
