@@ -18,9 +18,14 @@ from aigq.models.vocabulary import Vocabulary
 
 os.environ |= {"VLLM_USE_V2_MODEL_RUNNER": "0", "VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
 
+from llvmlite.binding import ffi
 from vllm import LLM, SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
 from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+
+# vLLM 0.31 on a processor asks whatever any module holds for its `__dict__`, and llvmlite, which numba brings
+# along, takes that for the name of a function of its library
+ffi.lib._fntab["__dict__"] = {}
 
 _ROW: Final = "aigq_row"  # keys of SamplingParams.extra_args: what makes the row, and the end token's id
 _END: Final = "aigq_end"
