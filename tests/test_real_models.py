@@ -112,7 +112,6 @@ def write_base(folder, name):
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A small log and the four bases."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("real")
     write_log(folder / "searches.csv")
     for name in SHAPES:
