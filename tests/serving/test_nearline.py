@@ -1,6 +1,7 @@
 """The nearline worker, with a real channel; killed workers are real processes."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -243,6 +244,20 @@ def test_background_work_outlives_an_error_that_nobody_expected(caplog):
     failed, named = caplog.records  # a store that is away is named once
     assert failed.exc_info[0] is KeyError
     assert "the store is away" in named.getMessage()
+
+
+def test_background_work_ends_although_what_it_waits_for_swallows_the_cancellation():
+    async def work():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    async def main():
+        task = asyncio.ensure_future(repeat(work, 60, logging.getLogger("aigq.test")))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(main())
 
 
 def test_what_waited_too_long_is_shed_and_committed(shop_run):
