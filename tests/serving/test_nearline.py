@@ -13,7 +13,7 @@ from serving_helpers import Process, aigq, config, wait_for
 from aigq.prepared import Prepared
 from aigq.recall.channel import Hint
 from aigq.recall.personal import Personal
-from aigq.serving import keys
+from aigq.serving import background, keys
 from aigq.serving.background import repeat
 from aigq.serving.live_history import Histories
 from aigq.serving.metrics import BACKLOG
@@ -223,7 +223,8 @@ def test_an_idle_worker_takes_no_write_lock(shop_run):
     assert not any("begin immediate" in text for text in said)
 
 
-def test_background_work_outlives_an_error_that_nobody_expected(caplog):
+def test_background_work_outlives_an_error_that_nobody_expected(caplog, monkeypatch):
+    monkeypatch.setattr(background, "_AWAY_S", 0.1)
     done, away = [], [StoreError("the store is away")] * 2
 
     async def work():
@@ -235,7 +236,7 @@ def test_background_work_outlives_an_error_that_nobody_expected(caplog):
 
     async def main():
         task = asyncio.ensure_future(repeat(work, 0.01, logging.getLogger("aigq.test")))
-        await asyncio.sleep(3.2)
+        await asyncio.sleep(0.5)
         assert not task.done()
         task.cancel()
 
