@@ -7,6 +7,10 @@ import subprocess
 import pytest
 from serving_helpers import RedisServer
 
+# the models are tiny: several threads would wait for each other longer than they compute, and keep processors
+# busy with it; set before torch is loaded, and for all processes
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
 
 @pytest.fixture
 def disk(tmp_path):

@@ -73,7 +73,6 @@ def sampled(folder: Path, k: int, lists: int) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("canaries")
     write_log(folder / "searches.csv")
     return folder

@@ -89,7 +89,6 @@ def write_log(path):
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A folder with a log, its config and, after the first test that asks for it, a finished run."""
-    torch.set_num_threads(1)  # the model is tiny
     folder = tmp_path_factory.mktemp("shop")
     write_log(folder / "searches.csv")
     data = {"tables": str(folder / "tables"), "source": "bestbuy", "path": str(folder / "searches.csv")}
@@ -609,7 +608,7 @@ def test_ctrl_c_in_training_leaves_a_run_that_resumes(aigq, shop):
         cwd=shop,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "AIGQ_DEBUG": "", "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "AIGQ_DEBUG": ""},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
     )
     for line in work.stderr:

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
 
 from aigq.cli import main
@@ -73,7 +72,6 @@ def write(folder, catalogue, log):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A folder with a log and a run with a trained model: not to be changed."""
-    torch.set_num_threads(1)  # the model is tiny
     folder = tmp_path_factory.mktemp("items")
     write(folder / "tables", items(), events(items()))
     config = {"name": "shop", "data": {"tables": str(folder / "tables")}, **SHOP}

@@ -112,7 +112,6 @@ def write_base(folder, name):
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A small log and the four bases."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("real")
     write_log(folder / "searches.csv")
     for name in SHAPES:
@@ -210,14 +209,6 @@ def finish(members):
     assert [bool(out) for out in said] == [True] + [False] * (len(members) - 1)
 
 
-def by_processes(shop, recipe, run, count, **changes):
-    """The training folder of an SFT in several processes."""
-    options = arguments(shop, recipe, run, **changes)
-    assert main(["prepare", *options]) == DONE
-    finish(start("sft", options, count))
-    return shop / "runs" / run / "models" / "direct_il_sft" / "training"
-
-
 def test_adapters_in_several_processes_are_refused(shop, monkeypatch, capsys):
     recipe = next(path for path in RECIPES if path.stem == "qwen3-4b-lora")
     options = arguments(shop, recipe, "refused")
@@ -232,7 +223,13 @@ def test_two_processes_end_up_where_one_does(shop, name):
     """Batches of five: one process has a list less than the other, and the last batch is smaller still."""
     recipe = next(path for path in RECIPES if path.stem == name)
     steps = {"sft.batch_size": 5, "sft.max_steps": 10, "sft.eval_every": 10, "sft.epochs": 3}
-    folders = [by_processes(shop, recipe, f"{name}-{n}", n, **steps) for n in (1, 2)]
+    alone, together = (arguments(shop, recipe, f"{name}-{n}", **steps) for n in (1, 2))
+    for options in (alone, together):
+        assert main(["prepare", *options]) == DONE
+    members = start("sft", together, 2)
+    assert main(["train", "sft", *alone]) == DONE
+    finish(members)
+    folders = [shop / "runs" / f"{name}-{n}" / "models" / "direct_il_sft" / "training" for n in (1, 2)]
     one, two = (kept(folder) for folder in folders)
     assert one.keys() == two.keys()
     for key, weight in one.items():
@@ -245,9 +242,9 @@ def test_two_processes_end_up_where_one_does(shop, name):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     saved = [load_file(folder / "best" / "model.safetensors") for folder in folders]
     assert saved[0].keys() == saved[1].keys()
-    start = load_file(folders[1] / "init" / "model.safetensors")
+    first = load_file(folders[1] / "init" / "model.safetensors")
     trained = [
-        key for key in one if key in start and not torch.allclose(one[key], start[key].float(), atol=1e-6)
+        key for key in one if key in first and not torch.allclose(one[key], first[key].float(), atol=1e-6)
     ]
     assert trained or "lora" in name, "a comparison of weights that never moved"
 

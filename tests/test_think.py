@@ -35,7 +35,6 @@ ROWS = [
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished run with Think trained on labels and, for two steps, with rewards."""
-    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("think")
     write_log(folder / "searches.csv")
     data = {"tables": str(folder / "tables"), "source": "bestbuy", "path": str(folder / "searches.csv")}

@@ -110,6 +110,11 @@ def day_after(prepared: Prepared) -> int:
     return int(pc.max(prepared.behaviours["day"]).as_py()) + 1
 
 
+def log_end(prepared: Prepared) -> float:
+    """The time of the last behaviour, in seconds since 1970."""
+    return float(pc.max(prepared.behaviours["ts"]).cast(pa.int64()).as_py()) / 1e6
+
+
 def latest_moments(prepared: Prepared, day: int) -> list[Moment]:
     """Every user on that day, everything that they ever did as history. `behaviours` is sorted by user."""
     users = prepared.behaviours["user_id"].combine_chunks().dictionary_encode()

@@ -125,10 +125,10 @@ def test_options_of_another_engine_are_an_error(folder):
 
 def test_a_graph_is_made_once_for_these_weights(folder, tmp_path, monkeypatch):
     pytest.importorskip(MODULE["onnx"])
-    model = shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns("onnx"))
-    first = onnx_engine.exported(model)
+    onnx_engine.exported(folder)
+    model = shutil.copytree(folder, tmp_path / "model")
     monkeypatch.setattr(subprocess, "run", None)
-    assert onnx_engine.exported(model) == first
+    first = onnx_engine.exported(model)
     monkeypatch.undo()
     other = generator.load(model)
     with torch.no_grad():

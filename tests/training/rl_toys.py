@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from aigq import training_log
 from aigq.config import PromptConfig
@@ -51,7 +50,6 @@ def task(words: Vocabulary, config: GrpoConfig, prompts: int = 6) -> Task:
 
 
 def config(**changes: object) -> GrpoConfig:
-    torch.set_num_threads(1)
     small = {
         "steps": 4,
         "prompts": 4,

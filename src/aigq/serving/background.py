@@ -16,7 +16,7 @@ async def repeat(work: Callable[[], Awaitable[object]], every_s: float, logger: 
 
     A store or log that is away is named once, until it is back; then the pause is a second at least.
     """
-    said = ""
+    said, task = "", asyncio.current_task()
     while True:
         pause = every_s
         try:
@@ -29,4 +29,6 @@ async def repeat(work: Callable[[], Awaitable[object]], every_s: float, logger: 
             elif str(error) != said:
                 said = str(error)
                 logger.warning("%s; trying again", said)
+        if task is not None and task.cancelling():
+            return  # what it waited for swallowed the cancellation, as asyncio.wait_for of Python 3.11 may
         await asyncio.sleep(pause)

@@ -3,15 +3,17 @@
 import asyncio
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from aigq.serving import keys
-from aigq.serving.click_model import ClickModel
 from aigq.serving.metrics import PUBLISHED
 from aigq.serving.state import CatalogPart, Current, QueryInfo, decode, intact
 from aigq.serving.stores import Store, StoreError
+
+if TYPE_CHECKING:
+    from aigq.serving.click_model import ClickModel
 
 _COLLECT_AFTER: Final = 50_000  # objects
 
@@ -33,7 +35,7 @@ class Catalog:
         queries: Sequence[QueryInfo] = (),
         popular: Sequence[str] = (),
         published_at: float = 0.0,
-        clicks: ClickModel | None = None,
+        clicks: "ClickModel | None" = None,
     ) -> None:
         self.version, self.published_at, self.clicks = version, published_at, clicks
         self.popular = list(popular)
@@ -81,7 +83,11 @@ async def load(store: Store, version: str, *, clicks: bool = False) -> Catalog:
     if any(part is None for part in rest):
         raise StoreError(f"the table {version} lacks a part; publish again or roll back")
     queries = [query for part in (first, *rest) if part is not None for query in part.queries]
-    model = await ClickModel.load(store, version) if clicks else None
+    model = None
+    if clicks:
+        from aigq.serving.click_model import ClickModel  # numba and scipy, for those who rank by clicks
+
+        model = await ClickModel.load(store, version)
     return Catalog(version, queries, first.popular, first.published_at, model)
 
 

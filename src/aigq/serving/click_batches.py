@@ -10,10 +10,12 @@ import asyncio
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from aigq.serving.click_model import ClickModel, Reader
 from aigq.serving.stores.store import Clock
+
+if TYPE_CHECKING:
+    from aigq.serving.click_model import ClickModel, Reader
 
 AT_ONCE: Final = 16
 FEW: Final = 8
@@ -21,8 +23,8 @@ _BATCHES: Final = 2  # at a time
 
 
 class _Waiting(NamedTuple):
-    model: ClickModel
-    reader: Reader
+    model: "ClickModel"
+    reader: "Reader"
     queries: Sequence[str]
     answer: "asyncio.Future[list[float]]"
 
@@ -40,7 +42,7 @@ class ClickBatches:
         self._thread = ThreadPoolExecutor(1, "aigq-clicks")
         self._work = set[asyncio.Task[None]]()
 
-    async def score(self, model: ClickModel, reader: Reader, queries: Sequence[str]) -> list[float]:
+    async def score(self, model: "ClickModel", reader: "Reader", queries: Sequence[str]) -> list[float]:
         """p_hat of each query for one shopper; raises what the model raises."""
         loop = asyncio.get_running_loop()
         waits = _Waiting(model, reader, queries, loop.create_future())

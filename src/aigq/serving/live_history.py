@@ -5,9 +5,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pyarrow as pa
 
-from aigq.prepared import Moment, Prepared, day_after, latest_moments
+from aigq.prepared import Moment, Prepared, day_after, latest_moments, log_end
 from aigq.serving.log_time import DAY_S, days_back
-from aigq.serving.run_tables import log_end
 from aigq.serving.state import Past
 from aigq.tables import BEHAVIOURS
 

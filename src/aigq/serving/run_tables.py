@@ -18,7 +18,7 @@ from scipy import sparse
 
 from aigq.config import Config
 from aigq.errors import StageError
-from aigq.prepared import CausalCounts, Moment, Prepared, day_after, latest_moments
+from aigq.prepared import CausalCounts, Moment, Prepared, day_after, latest_moments, log_end
 from aigq.recall.coclick import similarities
 from aigq.recall.ctr_scorer import SETTINGS_FILE
 from aigq.recall.histories import batches, entries_of
@@ -217,11 +217,6 @@ class RunTables:
             at = group["generated_at"][0].cast(pa.int64()).as_py() / 1e6
             found[user] = Generation(group["model"][0].as_py(), at, until, hints)
         return found
-
-
-def log_end(prepared: Prepared) -> float:
-    """The time of the last behaviour, in seconds since 1970."""
-    return float(pc.max(prepared.behaviours["ts"]).cast(pa.int64()).as_py()) / 1e6
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table | None:

@@ -5,8 +5,10 @@ import ipaddress
 import json
 import os
 import re
+import signal
 import socket
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -56,6 +58,9 @@ def run(
     note(f"aigq serves http://{host}:{port}/v1/hints, {workers} process{'es' if workers > 1 else ''}")
     if demo:
         note(f"the storefront: http://{host}:{port}/demo/")
+    # until a process listens to signals it has the parent's handler, which does nothing there: told to stop
+    # while it loads, it would be waited for and killed
+    os.register_at_fork(after_in_child=partial(signal.signal, signal.SIGTERM, signal.SIG_DFL))
     Granian(
         "aigq.serving.server:create",
         address=host,
