@@ -1,7 +1,7 @@
-"""Chooses `serving.weights` on validation days: `python tools/tune_blend.py --config FILE --run RUN`.
+"""Chooses how `serving` blends on validation days: `python tools/tune_blend.py --config FILE --run RUN`.
 
-One setting after the other (coordinate ascent): each weight is multiplied by a few factors, then the
-diversity is varied; what gives the best Query HR@K of the row `blend` stays. The test days are not looked at.
+One setting after the other (coordinate ascent): who ranks, each weight multiplied by a few factors, then the
+diversity; what gives the best Query HR@K of the row `blend` stays. The test days are not looked at.
 Prints each better setting, then YAML for the recipe.
 """
 
@@ -9,6 +9,7 @@ import argparse
 import itertools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import yaml
@@ -22,7 +23,7 @@ from aigq.runs import Run, resolve
 from aigq.stages import behind, need, past_shop
 from aigq.systems import stage_of
 
-FACTORS = (0.0, 0.3, 3.0)
+FACTORS = (0.0, 0.3, 3.0, 10.0)
 DIVERSITIES = (0.0, 0.05, 0.15)
 ROUNDS = 2
 
@@ -78,10 +79,13 @@ def main() -> None:
         nonlocal best, serving
         if (value := tuning.value(candidate)) > best:
             best, serving = value, candidate
-            print(f"{best:.4f} {serving.weights} diversity {serving.diversity}", flush=True)
+            chosen = f"{serving.ranker} {serving.weights} diversity {serving.diversity}"
+            print(f"{best:.4f} {chosen}", flush=True)
 
     for _ in range(ROUNDS):
         before = best
+        for ranker in get_args(ServingConfig.model_fields["ranker"].annotation):
+            accept(serving.model_copy(update={"ranker": ranker}))
         for channel, factor in itertools.product(channels, FACTORS):
             changed = {**serving.weights, channel: serving.weights[channel] * factor}
             if any(changed.values()):
@@ -90,7 +94,7 @@ def main() -> None:
             accept(serving.model_copy(update={"diversity": diversity}))
         if best == before:
             break
-    chosen = {"weights": serving.weights, "diversity": serving.diversity}
+    chosen = serving.model_dump(include={"ranker", "weights", "diversity"})
     print(yaml.safe_dump({"serving": chosen}, sort_keys=False), end="")
 
 

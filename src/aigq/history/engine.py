@@ -1,4 +1,7 @@
-"""The few places where the engine shows: keeping a result, reading it in order, dividing a large one."""
+"""The few places where the engine shows: keeping a result, reading it in order, dividing a large one.
+
+Engines are DuckDB, and Spark with an active session (`ibis.pyspark.connect`).
+"""
 
 from collections.abc import Iterator
 from itertools import pairwise
@@ -42,9 +45,10 @@ def divide(table: ir.Table, key: str, rows: int) -> list[ir.Table]:
 def keep(table: ir.Table) -> ir.Table:
     """Compute a table once and read it from then on; it lives as long as the connection."""
     backend: Any = table.get_backend()
-    if backend.name != "duckdb":
-        return table.cache()
-    return backend.create_table(ibis.util.gen_name("kept"), table, temp=True)
+    if backend.name == "duckdb":
+        return backend.create_table(ibis.util.gen_name("kept"), table, temp=True)
+    # without a checkpoint Spark plans all steps so far again, and runs out of memory at it
+    return _view(backend, _spark().sql(backend.compile(table)).localCheckpoint())
 
 
 def drop(table: ir.Table) -> None:
@@ -53,13 +57,16 @@ def drop(table: ir.Table) -> None:
     if backend.name == "duckdb":
         # ibis 12 drops tables with a statement that DuckDB 2 refuses
         backend.con.execute(f"DROP TABLE {table.get_name()}")
+    else:
+        _spark().catalog.dropTempView(table.get_name())
 
 
 def batches(table: ir.Table) -> Iterator[pa.RecordBatch]:
     """The rows of a table as record batches, in its order."""
     backend: Any = table.get_backend()
     if backend.name != "duckdb":
-        yield from table.to_pyarrow_batches(chunk_size=BATCH_ROWS)
+        # ibis goes through pandas, which makes structs of maps
+        yield from _spark().sql(backend.compile(table)).toArrow().to_batches(BATCH_ROWS)
         return
     # ibis 12 reads batches through a method that DuckDB 2 no longer has
     yield from backend.con.sql(ibis.to_sql(table, dialect="duckdb")).to_arrow_reader(BATCH_ROWS)
@@ -73,7 +80,7 @@ def whole(total: ir.NumericValue) -> ir.IntegerValue:
 def put(backend: Any, rows: pa.Table) -> ir.Table:
     """A small Arrow table as a table of the engine."""
     if backend.name != "duckdb":
-        return ibis.memtable(rows)
+        return _view(backend, _spark().createDataFrame(rows))
     # ibis 12 drops its own in-memory tables with a statement that DuckDB 2 refuses
     name = ibis.util.gen_name("put")
     backend.con.register(name, rows)
@@ -83,3 +90,17 @@ def put(backend: Any, rows: pa.Table) -> ir.Table:
 def read(table: ir.Table) -> list[dict[str, Any]]:
     """The rows of a small table, in its order."""
     return [row for batch in batches(table) for row in batch.to_pylist()]
+
+
+def _spark() -> Any:
+    """The session of this thread."""
+    from pyspark.sql import SparkSession
+
+    return SparkSession.active()
+
+
+def _view(backend: Any, rows: Any) -> ir.Table:
+    """A Spark data frame as a table of the engine."""
+    name = ibis.util.gen_name("view")
+    rows.createOrReplaceTempView(name)
+    return backend.table(name)

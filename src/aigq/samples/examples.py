@@ -157,7 +157,8 @@ def rows_before(behaviours: ir.Table, cuts: ir.Table) -> ir.Table:
     Segments begin at cuts, so counting whole segments is exact.
     """
     counts = behaviours.group_by("user_id", "segment").agg(n=lambda t: t.count())
-    marks = cuts.select("user_id", segment=cuts.cut, n=ibis.literal(0, "int64"))
+    instants = cuts.cut.cast(counts.segment.type())  # engines differ in the digits that they name
+    marks = cuts.select("user_id", segment=instants, n=ibis.literal(0, "int64"))
     both = counts.union(marks).group_by("user_id", "segment").agg(n=lambda t: t.n.sum())
     until_now = ibis.window(group_by="user_id", order_by="segment", preceding=None, following=0)
     total = both.n.sum().over(until_now)
