@@ -31,13 +31,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from aigq.config_serving import WEIGHTS
+
 RESULTS = Path(__file__).parent / "results" / "serve.json"
 TRIGGERS = 50_000
 LISTED = 20
 CONNECTIONS = 32
 SECONDS = 8
 KINDS = ("echo", "read", "hints")
-SERVING = {"deadline_ms": 1000.0, "max_in_flight": 10_000}
+SERVING = {"deadline_ms": 1000.0, "max_in_flight": 10_000, "ranker": "ctr", "weights": WEIGHTS}
 SETTINGS = "AIGQ_SERVE_BENCHMARK"
 SCRIPT = """
 local users, wait, kind = {users}, {wait}, "{kind}"

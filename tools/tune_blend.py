@@ -1,7 +1,8 @@
 """Chooses how `serving` blends on validation days: `python tools/tune_blend.py --config FILE --run RUN`.
 
-One setting after the other (coordinate ascent): who ranks, each weight multiplied by a few factors, then the
-diversity; what gives the best Query HR@K of the row `blend` stays. The test days are not looked at.
+For each ranker one setting after the other (coordinate ascent): each weight is multiplied by a few factors,
+then the diversity is varied; what gives the best Query HR@K of the row `blend` stays. The test days are not
+looked at.
 Prints each better setting, then YAML for the recipe.
 """
 
@@ -72,20 +73,28 @@ def main() -> None:
     channels = [channel for channel, weight in serving.weights.items() if weight > 0]
     for channel in channels:
         print(f"{channel} alone: {tuning.value(serving, channel):.4f}", flush=True)
+    found = [
+        ascended(tuning, serving.model_copy(update={"ranker": ranker}), channels)
+        for ranker in get_args(ServingConfig.model_fields["ranker"].annotation)
+    ]
+    _, best = max(found, key=lambda one: one[0])
+    chosen = best.model_dump(include={"ranker", "weights", "diversity"})
+    print(yaml.safe_dump({"serving": chosen}, sort_keys=False), end="")
+
+
+def ascended(tuning: Tuning, serving: ServingConfig, channels: Sequence[str]) -> tuple[float, ServingConfig]:
+    """The best value found with this ranker, and the setting that gives it."""
     best = tuning.value(serving)
-    print(f"as configured: {best:.4f}", flush=True)
+    print(f"{serving.ranker}, as configured: {best:.4f}", flush=True)
 
     def accept(candidate: ServingConfig) -> None:
         nonlocal best, serving
         if (value := tuning.value(candidate)) > best:
             best, serving = value, candidate
-            chosen = f"{serving.ranker} {serving.weights} diversity {serving.diversity}"
-            print(f"{best:.4f} {chosen}", flush=True)
+            print(f"{best:.4f} {serving.weights} diversity {serving.diversity}", flush=True)
 
     for _ in range(ROUNDS):
         before = best
-        for ranker in get_args(ServingConfig.model_fields["ranker"].annotation):
-            accept(serving.model_copy(update={"ranker": ranker}))
         for channel, factor in itertools.product(channels, FACTORS):
             changed = {**serving.weights, channel: serving.weights[channel] * factor}
             if any(changed.values()):
@@ -94,8 +103,7 @@ def main() -> None:
             accept(serving.model_copy(update={"diversity": diversity}))
         if best == before:
             break
-    chosen = serving.model_dump(include={"ranker", "weights", "diversity"})
-    print(yaml.safe_dump({"serving": chosen}, sort_keys=False), end="")
+    return best, serving
 
 
 if __name__ == "__main__":
