@@ -15,7 +15,6 @@ torch = pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("lightgbm")
 
-import onnxruntime
 import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,6 +26,7 @@ from aigq.evaluation.past_shop import PastShop
 from aigq.evaluation.served import Served
 from aigq.history.prompt import profiles_of
 from aigq.models.columns import BEHAVIOUR, ISSUE, SIMILAR, age_buckets
+from aigq.models.ctr import BINS, ClickNet, Inputs
 from aigq.models.ctr_arrays import Calibration
 from aigq.models.letters import letters
 from aigq.prepared import Prepared, day_after, latest_moments
@@ -100,7 +100,7 @@ async def loaded(store):
 
 
 def of_the_run(run, moments, queries):
-    """p_hat by the run's own model and tables, of every pair."""
+    """p_hat of every pair by the run's own tables and the weights as they were trained, in torch."""
     prepared, folder = Prepared.load(run / "prepared"), folder_of(run)
     settings = json.loads((folder / "model.json").read_text())
     maker = FeatureMaker(prepared, prepared.behaviours, settings["k_users"])
@@ -112,14 +112,18 @@ def of_the_run(run, moments, queries):
     query = np.tile(inputs.query_codes(queries), len(moments))
     recent, shape = inputs.recent(moments), (len(moments), len(queries), -1)
     plain = inputs.plain(maker.known(moments), moments, moment, query)
-    feed = {
-        "behaviour": texts.vectors[recent.text],
-        "age": recent.age.astype(np.int64),
-        "action": recent.action.astype(np.int64),
-        "query": texts.vectors[inputs.text_rows(query)].reshape(shape),
-        "plain": plain.reshape(shape),
-    }
-    logits = onnxruntime.InferenceSession(folder / "model.onnx").run(["logits"], feed)[0]
+    feed = Inputs(
+        behaviour=texts.vectors[recent.text],
+        age=recent.age.astype(np.int64),
+        action=recent.action.astype(np.int64),
+        query=texts.vectors[inputs.text_rows(query)].reshape(shape),
+        plain=plain.reshape(shape),
+    )
+    edges = np.tile(np.arange(BINS + 1.0), (plain.shape[1], 1))
+    model = ClickNet(config().ctr, texts.vectors.shape[1], edges).eval()
+    model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    with torch.no_grad():
+        logits = model(Inputs(*map(torch.from_numpy, feed))).numpy()
     return Calibration(**settings["calibration"])(logits.mean(axis=2))
 
 

@@ -332,13 +332,21 @@ def test_resumed_after_kill_9_equals_uninterrupted_bit_for_bit(trained, tmp_path
         command, env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}, capture_output=True
     )
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    assert not (run / "models" / "ctr" / "model.onnx").exists()
+    assert not (run / "models" / "ctr" / "network.onnx").exists()
     again = ctr.train_ctr(config(), run, resume=True)
     states = [torch.load(f / "models" / "ctr" / "weights.pt", weights_only=True) for f in (whole, run)]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert {**again, "seconds": 0} == {**summary, "seconds": 0}
     logs = [(f / "models/ctr/training/log.jsonl").read_text() for f in (whole, run)]
     assert logs[0] == logs[1]
+
+
+def test_a_model_of_an_earlier_version_says_what_to_do(trained, tmp_path):
+    run, _ = trained
+    shutil.copytree(run / "models" / "ctr", tmp_path / "models" / "ctr")
+    (tmp_path / "models" / "ctr" / "network.onnx").unlink()
+    with pytest.raises(StageError, match="run `aigq train ctr --force`"):
+        ClickModel.load(tmp_path, build())
 
 
 def test_the_scorer_needs_no_torch(trained):

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -18,11 +18,10 @@ from aigq.prepared import Moment, Prepared
 from aigq.recall.ctr_inputs import ClickInputs, TextTable, plain_columns
 from aigq.recall.features import FeatureMaker, Known
 
-MODEL_FILE: Final = "model.onnx"
 SETTINGS_FILE: Final = "model.json"
-SERVED_FILE: Final = "served.onnx"
+NETWORK_FILE: Final = "network.onnx"
 PROJECTION_FILE: Final = "projection.npz"
-"""The same model, of texts that are projected already, and the projection (h, d): serving does it once."""
+"""The network reads texts that are projected already, by weight (h, d) and bias (h,): that is done once."""
 
 _MOMENTS_AT_ONCE: Final = 64
 _CELLS_AT_ONCE: Final = 16_384  # pairs in one run of the network, with those that pad it
@@ -38,14 +37,15 @@ class ClickModel:
         import onnxruntime
 
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        if settings["columns"] != plain_columns(settings["profile"]):
-            raise StageError(f"{folder} was trained with other features; run `aigq train ctr` again")
+        check(folder, settings)
         self._calibration = Calibration(**settings["calibration"])
         self._unknown, self._z = float(settings["unknown"]), float(settings["bound_z"])
-        self._session = onnxruntime.InferenceSession(folder / MODEL_FILE, providers=["CPUExecutionProvider"])
+        network = folder / NETWORK_FILE
+        self._session = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
         maker = FeatureMaker(prepared, prepared.training_rows(), settings["k_users"])
-        profiles, length = profiles_of(prepared.users), settings["behaviours"]
-        self._inputs = ClickInputs(maker, TextTable.load(folder), profiles, settings["profile"], length)
+        profiles, length, texts = profiles_of(prepared.users), settings["behaviours"], TextTable.load(folder)
+        self._inputs = ClickInputs(maker, texts, profiles, settings["profile"], length)
+        self._vectors = projected(folder, texts)
 
     @classmethod
     def load(cls, folder: Path, prepared: Prepared) -> "ClickModel":
@@ -56,7 +56,7 @@ class ClickModel:
             prepared: the log that says what is known about each query and moment.
 
         Raises:
-            StageError: there is no such model, or it was trained with other features.
+            StageError: there is no such model, or it is of another version of aigq.
         """
         found = folder_of(folder)
         if not (found / SETTINGS_FILE).exists():
@@ -122,11 +122,7 @@ class ClickModel:
         if not len(moment):
             return np.zeros((0, 1), np.float32)
         plain = self._inputs.plain(known, moments, moment, query)
-        text, recent, vectors = (
-            self._inputs.text_rows(query),
-            self._inputs.recent(moments),
-            self._inputs.texts,
-        )
+        text, recent = self._inputs.text_rows(query), self._inputs.recent(moments)
         starts = np.searchsorted(moment, np.arange(len(moments) + 1))
         widest = int(np.diff(starts).max())
         step, parts = max(1, _CELLS_AT_ONCE // widest), []
@@ -137,16 +133,30 @@ class ClickModel:
                 continue
             some = recent.take(np.arange(first, first + len(bounds) - 1))
             feed = {
-                "behaviour": vectors.vectors[some.text],
+                "behaviour": self._vectors[some.text],
                 "age": some.age.astype(np.int64),
                 "action": some.action.astype(np.int64),
-                "query": vectors.vectors[pad(text[a:b], bounds - a, fill=-1)],
+                "query": self._vectors[pad(text[a:b], bounds - a, fill=-1)],
                 "plain": pad(plain[a:b], bounds - a),
             }
             logits = self._session.run(["logits"], feed)[0]  # (M, C, E)
             there = np.arange(logits.shape[1]) < np.diff(bounds)[:, None]
             parts.append(logits[there])
         return np.concatenate(parts)
+
+
+def check(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise StageError unless this version of aigq can use the model in the folder."""
+    same = settings["columns"] == plain_columns(settings["profile"])
+    if not same or not (folder / NETWORK_FILE).exists():
+        raise StageError(f"{folder} is of another version of aigq; run `aigq train ctr --force`")
+
+
+def projected(folder: Path, texts: TextTable) -> np.ndarray:
+    """(T + 1, h) texts as the network reads them; the last row is that of all others."""
+    with np.load(folder / PROJECTION_FILE) as projection:
+        vectors: np.ndarray = texts.vectors @ projection["weight"].T + projection["bias"]
+    return vectors
 
 
 def folder_of(folder: Path) -> Path:

@@ -13,13 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from aigq.errors import StageError
 from aigq.history.prompt import profiles_of
 from aigq.models.columns import BEHAVIOUR, ISSUE, SIMILAR
 from aigq.prepared import Moment, Prepared
 from aigq.recall.coclick import strongest
-from aigq.recall.ctr_inputs import ClickInputs, TextTable, plain_columns
-from aigq.recall.ctr_scorer import PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE
+from aigq.recall.ctr_inputs import ClickInputs, TextTable
+from aigq.recall.ctr_scorer import NETWORK_FILE, SETTINGS_FILE, check, projected
 from aigq.recall.features import FeatureMaker
 from aigq.serving import keys
 from aigq.serving.state import Taste
@@ -41,14 +40,12 @@ class ClickTables:
         day: the day after the log, in days since 1970.
 
     Raises:
-        StageError: the model was trained with other features, or before it could be served.
+        StageError: the model is of another version of aigq.
     """
 
     def __init__(self, folder: Path, prepared: Prepared, day: int) -> None:
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        served = (folder / SERVED_FILE).exists()
-        if settings["columns"] != plain_columns(settings["profile"]) or not served:
-            raise StageError(f"{folder} is of an earlier version of aigq; run `aigq train ctr` again")
+        check(folder, settings)
         self._folder, self._settings, self._day = folder, settings, day
         self._maker = FeatureMaker(prepared, prepared.behaviours, settings["k_users"])
         texts, profiles = TextTable.load(folder), profiles_of(prepared.users)
@@ -106,8 +103,6 @@ class ClickTables:
 
     def _tensors(self, allowed: Sequence[str]) -> dict[str, np.ndarray]:
         maker, texts = self._maker, self._inputs.texts
-        with np.load(self._folder / PROJECTION_FILE) as projection:
-            vectors = texts.vectors @ projection["weight"].T + projection["bias"]  # (T + 1, h)
         every = np.arange(len(maker.vocabulary))
         popular = np.zeros(len(every), np.uint8)
         popular[maker.top(self._day)] = 1
@@ -116,14 +111,14 @@ class ClickTables:
         settings = {key: self._settings[key] for key in ("calibration", "unknown", "behaviours")}
         settings |= {"day": self._day, "near": maker.near, "profile": len(self._settings["profile"])}
         return {
-            "onnx": np.frombuffer((self._folder / SERVED_FILE).read_bytes(), np.uint8),
+            "onnx": np.frombuffer((self._folder / NETWORK_FILE).read_bytes(), np.uint8),
             "settings": np.frombuffer(json.dumps(settings).encode(), np.uint8),
             "names": np.frombuffer(names, np.uint8),
             "codes": np.searchsorted(maker.vocabulary, np.array(list(allowed), dtype=object)).astype(
                 np.int32
             ),
             "text_keys": texts.keys,
-            "vectors": vectors.astype(np.float16),
+            "vectors": projected(self._folder, texts).astype(np.float16),
             "text_of_query": self._inputs.text_rows(every).astype(np.int32),
             "shop": maker.shop(self._day, every).astype(np.float32),
             "popular": popular,

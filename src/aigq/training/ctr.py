@@ -1,8 +1,7 @@
 """The stage `aigq train ctr`: a calibrated click model, judged on later days beside gradient-boosted trees.
 
-RUN/models/ctr/           model.onnx, texts.npz, model.json: what recall/ctr_scorer.py reads; served.onnx,
-                          projection.npz: what `aigq publish` takes; weights.pt:
-                          to train on from; training.json: the summary
+RUN/models/ctr/           network.onnx, projection.npz, texts.npz, model.json: what recall/ctr_scorer.py and
+                          `aigq publish` read; weights.pt: to train on from; training.json: the summary
 RUN/models/ctr/training/  checkpoint, best weights and log
 """
 
@@ -26,7 +25,7 @@ from aigq.models.ctr_arrays import Calibration, pad
 from aigq.prepared import Prepared
 from aigq.progress import note, task
 from aigq.recall.ctr_inputs import Recent, TextTable, plain_columns
-from aigq.recall.ctr_scorer import MODEL_FILE, PROJECTION_FILE, SERVED_FILE, SETTINGS_FILE, folder_of
+from aigq.recall.ctr_scorer import NETWORK_FILE, PROJECTION_FILE, SETTINGS_FILE, folder_of
 from aigq.training import checkpoints
 from aigq.training.checkpoints import Progress
 from aigq.training.click_quality import judge, log_loss
@@ -306,8 +305,7 @@ def _read_start(config: Config) -> dict[str, Any] | None:
 def _write(
     folder: Path, model: ClickNet, data: ClickData, config: Config, calibration: Calibration, unknown: float
 ) -> None:
-    export(model, folder / MODEL_FILE, config.ctr.behaviours)
-    _export_served(model, folder, config.ctr.behaviours)
+    _export(model, folder, config.ctr.behaviours)
     data.texts.save(folder)
     with (folder / WEIGHTS_FILE).open("wb") as file:
         torch.save(model.state_dict(), file)
@@ -324,15 +322,15 @@ def _write(
     (folder / SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def _export_served(model: ClickNet, folder: Path, behaviours: int) -> None:
-    """The projection of texts, and the model that reads projected ones."""
+def _export(model: ClickNet, folder: Path, behaviours: int) -> None:
+    """The projection of texts, and the network that reads projected ones."""
     project = model.project
     weight, bias = (p.detach().numpy() for p in (project.weight, project.bias))
     with (folder / PROJECTION_FILE).open("wb") as file:
         np.savez(file, weight=weight, bias=bias)
-    served = copy.deepcopy(model)
-    served.project = torch.nn.Linear(len(bias), len(bias))
+    network = copy.deepcopy(model)
+    network.project = torch.nn.Linear(len(bias), len(bias))
     with torch.no_grad():
-        served.project.weight.copy_(torch.eye(len(bias)))
-        served.project.bias.zero_()
-    export(served, folder / SERVED_FILE, behaviours)
+        network.project.weight.copy_(torch.eye(len(bias)))
+        network.project.bias.zero_()
+    export(network, folder / NETWORK_FILE, behaviours)
