@@ -6,9 +6,12 @@ torch = pytest.importorskip("torch")
 
 import numpy as np
 
+from aigq.config import parse
 from aigq.config_training import GeneratorConfig
+from aigq.errors import StageError
 from aigq.models import generator
 from aigq.models.vocabulary import Vocabulary, train_tokenizer
+from aigq.recall.direct import DirectGenerator
 
 SMALL = {"hidden_size": 32, "layers": 2, "heads": 2, "kv_heads": 2, "intermediate_size": 32}
 NAMES = ["forza 3", "forza 4", "egg nog"]
@@ -36,6 +39,25 @@ def test_a_model_with_biases_is_whole_after_saving_and_trains_all_but_those_of_t
     assert still == {f"model.layers.{n}.self_attn.o_proj.bias" for n in range(2)}
     assert all(not weights[name].any() for name in still)
     assert not any(name.endswith(".bias") for name, _ in make(vocabulary).named_parameters())
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "tokenizer.json", None])
+def test_a_damaged_model_folder_is_one_line(vocabulary, tmp_path, file):
+    model = tmp_path / "models" / "direct_il_sft"
+    generator.save(make(vocabulary), model)
+    vocabulary.tokenizer.save_pretrained(model)
+    generator.require_whole(model)
+    if file is None:
+        (model / "model.safetensors").unlink()
+    else:
+        whole = (model / file).read_bytes()
+        (model / file).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(StageError, match=r"^/.*(is damaged|lost its weights).*train the model again"):
+        DirectGenerator(
+            parse({"split": {"validation_from": "2026-01-02", "test_from": "2026-01-03"}}),
+            tmp_path,
+            "direct_il_sft",
+        )
 
 
 def test_a_share_of_the_embeddings_comes_from_the_encoder(vocabulary):

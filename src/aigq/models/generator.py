@@ -1,5 +1,6 @@
 """The Direct generator's weights: a Hugging Face causal LM folder that plain transformers and vLLM load."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from tokenizers import AddedToken
 from transformers import (
     AutoModelForCausalLM,
@@ -20,7 +21,7 @@ from transformers import (
 
 from aigq.config import Config
 from aigq.config_training import Adapters, GeneratorConfig
-from aigq.errors import ConfigError
+from aigq.errors import ConfigError, StageError
 from aigq.models.vocabulary import PAD, Vocabulary
 
 EMBEDDING_STD = 0.05
@@ -107,6 +108,21 @@ def start_copying(model: PreTrainedModel) -> None:
 def load(folder: str | Path) -> PreTrainedModel:
     """A saved model folder, weights from safetensors only, in float32; on the GPU when there is one."""
     return to_device(read(folder, torch.float32))
+
+
+def require_whole(folder: Path) -> None:
+    """Raise StageError where a file of a saved model is cut off or damaged, or its weights are missing."""
+    weights = [*folder.glob("*.safetensors")]
+    try:
+        for path in folder.glob("*.json"):
+            json.loads(path.read_text(encoding="utf-8"))
+        for path in weights:
+            with safe_open(path, "pt"):
+                pass
+    except (OSError, ValueError, SafetensorError) as error:
+        raise StageError(f"{path} is damaged ({error}); train the model again with --force") from None
+    if not weights:
+        raise StageError(f"{folder} has lost its weights, *.safetensors; train the model again with --force")
 
 
 def read(folder: str | Path, dtype: torch.dtype | Literal["auto"]) -> PreTrainedModel:

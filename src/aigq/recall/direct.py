@@ -9,7 +9,7 @@ import numpy as np
 from aigq.config import Config
 from aigq.errors import StageError, UsageError
 from aigq.history.prompt import PromptParts, PromptWriter, by_day, shared_profiles
-from aigq.models import engine
+from aigq.models import engine, generator
 from aigq.models.decoding import QueryTree, Trees, generate_lists
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
@@ -68,6 +68,7 @@ class DirectGenerator:
         folder = run / "models" / name
         if not (folder / "config.json").exists():
             raise StageError(f"no trained model at {folder}; run `aigq train sft` first")
+        generator.require_whole(folder)
         self.name = name
         self._config, self._run = config, run
         self._only_new = only_new or config.samples.only_new
