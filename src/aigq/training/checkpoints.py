@@ -31,6 +31,11 @@ class Progress:
     start_categories: float = 0.0  # categories per list at the first step of a reinforcement training
     collapsed: bool = False  # it stopped there, see grpo.collapse
 
+    def follow(self, categories: float, collapse: float) -> None:
+        """Take a step's categories per list: below the share `collapse` of the first step's it collapsed."""
+        self.start_categories = self.start_categories or categories
+        self.collapsed = categories < collapse * self.start_categories
+
 
 def validate_and_keep(
     model: PreTrainedModel, folder: Path, progress: Progress, validate: Validate, report: Report

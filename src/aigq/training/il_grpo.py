@@ -141,8 +141,7 @@ def fit(
         entry |= health(rollouts, scores, task.category_of)
         report(entry)
         checkpoints.log(folder, {**entry, "seconds": round(progress.seconds, 2)})
-        progress.start_categories = progress.start_categories or entry["categories"]
-        progress.collapsed = entry["categories"] < config.collapse * progress.start_categories
+        progress.follow(entry["categories"], config.collapse)
         if progress.step % config.eval_every == 0 or progress.step == progress.total or progress.collapsed:
             checkpoints.validate_and_keep(model, folder, progress, validate, report)
             progress.seconds = time.monotonic() - started

@@ -229,8 +229,7 @@ class Records(TrainerCallback):
         }
         self._report(entry)
         checkpoints.log(self._folder, entry)
-        progress.start_categories = progress.start_categories or entry["categories"]
-        progress.collapsed = entry["categories"] < il.collapse * progress.start_categories
+        progress.follow(entry["categories"], il.collapse)
         if progress.step % il.eval_every == 0 or progress.step == progress.total or progress.collapsed:
             self._judge()
         if progress.collapsed:
@@ -256,17 +255,16 @@ def begin(folder: Path, config: GrpoConfig, *, resume: bool) -> tuple[Progress, 
                 shutil.rmtree(earlier)
     entries = training_log.read(folder)
     steps_done = [entry for entry in entries if "reward" in entry]
-    steps_done = steps_done or [{"seconds": 0.0, "tokens": 0, "categories": 0.0}]
-    start, last = steps_done[0]["categories"], steps_done[-1]
+    last: dict[str, Any] = steps_done[-1] if steps_done else {"seconds": 0.0, "tokens": 0}
     progress = Progress(
         step,
         config.steps,
         best=max((entry["valid_query_hr"] for entry in entries if "valid_query_hr" in entry), default=-1.0),
         seconds=last["seconds"],
         tokens=last["tokens"],
-        start_categories=start,
-        collapsed=last["categories"] < config.collapse * start,
     )
+    for entry in steps_done:
+        progress.follow(entry["categories"], config.collapse)
     return progress, found.get(step)
 
 
