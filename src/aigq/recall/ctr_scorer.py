@@ -36,8 +36,7 @@ class ClickModel:
     def __init__(self, folder: Path, prepared: Prepared) -> None:
         import onnxruntime
 
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        check(folder, settings)
+        settings = settings_of(folder)
         self._calibration = Calibration(**settings["calibration"])
         self._unknown, self._z = float(settings["unknown"]), float(settings["bound_z"])
         network = folder / NETWORK_FILE
@@ -145,11 +144,13 @@ class ClickModel:
         return np.concatenate(parts)
 
 
-def check(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise StageError unless this version of aigq can use the model in the folder."""
+def settings_of(folder: Path) -> dict[str, Any]:
+    """What a model folder says of itself. Raises StageError unless this version of aigq can use the model."""
+    settings: dict[str, Any] = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
     same = settings["columns"] == plain_columns(settings["profile"])
     if not same or not (folder / NETWORK_FILE).exists():
         raise StageError(f"{folder} is of another version of aigq; run `aigq train ctr --force`")
+    return settings
 
 
 def projected(folder: Path, texts: TextTable) -> np.ndarray:

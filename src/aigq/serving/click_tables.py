@@ -18,7 +18,7 @@ from aigq.models.columns import BEHAVIOUR, ISSUE, SIMILAR
 from aigq.prepared import Moment, Prepared
 from aigq.recall.coclick import strongest
 from aigq.recall.ctr_inputs import ClickInputs, TextTable
-from aigq.recall.ctr_scorer import NETWORK_FILE, SETTINGS_FILE, check, projected
+from aigq.recall.ctr_scorer import NETWORK_FILE, projected, settings_of
 from aigq.recall.features import FeatureMaker
 from aigq.serving import keys
 from aigq.serving.state import Taste
@@ -44,8 +44,7 @@ class ClickTables:
     """
 
     def __init__(self, folder: Path, prepared: Prepared, day: int) -> None:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        check(folder, settings)
+        settings = settings_of(folder)
         self._folder, self._settings, self._day = folder, settings, day
         self._maker = FeatureMaker(prepared, prepared.behaviours, settings["k_users"])
         texts, profiles = TextTable.load(folder), profiles_of(prepared.users)
