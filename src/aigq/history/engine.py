@@ -48,7 +48,7 @@ def keep(table: ir.Table) -> ir.Table:
     if backend.name == "duckdb":
         return backend.create_table(ibis.util.gen_name("kept"), table, temp=True)
     # without a checkpoint Spark plans all steps so far again, and runs out of memory at it
-    return _view(backend, _spark().sql(backend.compile(table)).localCheckpoint())
+    return _view(backend, _frame(table).localCheckpoint())
 
 
 def drop(table: ir.Table) -> None:
@@ -66,7 +66,7 @@ def batches(table: ir.Table) -> Iterator[pa.RecordBatch]:
     backend: Any = table.get_backend()
     if backend.name != "duckdb":
         # ibis goes through pandas, which makes structs of maps
-        yield from _spark().sql(backend.compile(table)).toArrow().to_batches(BATCH_ROWS)
+        yield from _frame(table).toArrow().to_batches(BATCH_ROWS)
         return
     # ibis 12 reads batches through a method that DuckDB 2 no longer has
     yield from backend.con.sql(ibis.to_sql(table, dialect="duckdb")).to_arrow_reader(BATCH_ROWS)
@@ -97,6 +97,12 @@ def _spark() -> Any:
     from pyspark.sql import SparkSession
 
     return SparkSession.active()
+
+
+def _frame(table: ir.Table) -> Any:
+    """A table as a Spark data frame."""
+    backend: Any = table.get_backend()
+    return _spark().sql(backend.compile(table))
 
 
 def _view(backend: Any, rows: Any) -> ir.Table:
