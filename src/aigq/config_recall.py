@@ -42,7 +42,11 @@ class EbrConfig(Section):
 class RankerConfig(Section):
     """Gradient-boosted trees over what the log says about a shopper and a query."""
 
-    max_samples: int = Field(6000, ge=1, description="trained on so many of the latest training samples")
+    max_samples: int = Field(
+        6000,
+        ge=1,
+        description="trained on so many of the latest training samples; with exposures, of shoppers' days",
+    )
     objective: Literal["binary", "lambdarank"] = Field(
         "binary", description="of the trees: probability of a hit, or order within a list of 30"
     )

@@ -7,7 +7,7 @@ from recall_shop import GROUPS
 
 from aigq.config_recall import EbrConfig
 from aigq.prepared import CausalCounts, Prepared
-from aigq.recall.ebr import Ebr, graph_of, nearest, training
+from aigq.recall.ebr import Ebr, graph_of, nearest
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("usearch")
@@ -75,22 +75,6 @@ def test_the_graph_finds_the_largest_inner_products_of_popular_and_rare_queries(
     found = nearest(graph_of(queries), users, 30)
     recall = [np.isin(best, keys).mean() for best, keys in zip(exact, found, strict=True)]
     assert np.mean(recall) > 0.99
-
-
-def test_in_exposure_mode_it_learns_what_was_searched_for_each_day(prepared: Prepared) -> None:
-    shown = replace(prepared, exposures=prepared.exposures.from_pylist([{}], prepared.exposures.schema))
-    moments, queries = training(shown)
-    rows = prepared.training_rows()
-    by_day: dict[tuple[str, int], set[str]] = {}
-    for user, day, query in zip(*(rows[c].to_pylist() for c in ("user_id", "day", "query")), strict=True):
-        by_day.setdefault((user, day), set()).update([query] if query else [])
-    assert {(m.user_id, m.day): set(q) for m, q in zip(moments, queries, strict=True)} == by_day
-    for moment in moments:
-        history = moment.history
-        assert set(history["user_id"].to_pylist()) <= {moment.user_id}
-        assert all(day < moment.day for day in history["day"].to_pylist())
-    longest = max(moments, key=lambda moment: moment.history.num_rows)
-    assert longest.history.num_rows > 0
 
 
 def test_it_is_validated_by_the_ranks_of_what_came(prepared: Prepared) -> None:

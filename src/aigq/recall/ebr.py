@@ -13,7 +13,7 @@ from aigq.models.text_encoder import TextEncoder
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note
 from aigq.recall.channel import Hint
-from aigq.recall.histories import batches, codes_in, recent_behaviours
+from aigq.recall.histories import batches, codes_in, recent_behaviours, training_samples
 
 if TYPE_CHECKING:
     from aigq.models.two_tower import HistoryArrays
@@ -57,7 +57,9 @@ class Ebr:
         allowed = self._counts.servable(prepared.validation_day, self._k)
         seen = set(prepared.training_rows()["text"].unique().to_pylist())
         self._texts = np.array(sorted(seen | allowed), dtype=object)
-        moments, targets = self._examples(*training(prepared), allowed, MAX_SAMPLES)
+        samples = training_samples(prepared)
+        came = samples["targets"].to_pylist()
+        moments, targets = self._examples(prepared.moments(samples), came, allowed, MAX_SAMPLES)
         if not targets:
             raise EmptyLogError("ebr: nothing to train on has a history and a query that may be learned")
         popularity = np.bincount(np.concatenate(targets), minlength=len(self._texts))
@@ -193,27 +195,3 @@ def nearest(graph: Any, users: np.ndarray, n: int) -> list[np.ndarray]:
     exact = n > _EXPANSION // 2  # the graph only reaches so far
     placed = np.pad(users, ((0, 0), (0, 1)))
     return [graph.search(one, n, exact=exact).keys.astype(np.int64) for one in placed]
-
-
-def training(prepared: Prepared) -> tuple[list[Moment], list[list[str]]]:
-    """Moments to learn from, and the queries that came then: the training samples.
-
-    In exposure mode their targets are the clicks on three shown hints. So there it learns from what was
-    searched for, every day of every user, as recall of a shop does.
-    """
-    if prepared.exposures.num_rows == 0:
-        samples = prepared.split("train")
-        return prepared.moments(samples), samples["targets"].to_pylist()
-    rows = prepared.training_rows().combine_chunks()  # whole, as a slice of many pieces looks at each
-    users, issued = rows["user_id"].combine_chunks().dictionary_encode(), rows["query"]
-    user, days, times = users.indices.to_numpy(), rows["day"].to_numpy(), rows["ts"].to_numpy()
-    changed = np.diff(user) != 0
-    starts = np.flatnonzero(np.r_[True, changed | (np.diff(days) != 0)])  # of each user-day
-    firsts = np.flatnonzero(np.r_[True, changed])[user[starts]]  # of its user
-    names, moments, queries = users.dictionary.to_pylist(), [], []
-    for first, start, end in zip(firsts, starts, np.r_[starts[1:], len(user)], strict=True):
-        wanted = issued.slice(start, end - start).drop_null().unique().to_pylist()
-        history = rows.slice(first, start - first)
-        moments.append(Moment(-1, names[user[start]], times[start], int(days[start]), history))
-        queries.append(wanted)
-    return moments, queries

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from aigq.models.columns import ACTIONS
-from aigq.prepared import CausalCounts, Moment
+from aigq.prepared import CausalCounts, Moment, Prepared
 
 MOMENTS_AT_ONCE = 4096
 CELLS_AT_ONCE = 1 << 24
@@ -136,6 +136,40 @@ def best_columns(scores: np.ndarray, n: int) -> list[np.ndarray]:
             candidates = np.flatnonzero(row > 0)
         lists.append(candidates[np.lexsort((candidates, -row[candidates]))[:n]])
     return lists
+
+
+def training_samples(prepared: Prepared, *, only_new: bool = False) -> pa.Table:
+    """Moments to learn from and the queries that came then, in order of day: the training samples.
+
+    In exposure mode the targets of those are clicks on the few hints that were shown. So there it is what was
+    searched for on every training day of every user: columns of SAMPLES but `split`, `novel` and `shown`.
+
+    Args:
+        prepared: the tables of the run.
+        only_new: leave out queries that the user issued before, as the samples do already.
+    """
+    if prepared.exposures.num_rows == 0:
+        return prepared.split("train")
+    rows = prepared.behaviours
+    users = rows["user_id"].dictionary_encode().combine_chunks().indices.to_numpy()
+    asked = rows["query"].dictionary_encode().combine_chunks()
+    query, day = pc.fill_null(asked.indices, -1).to_numpy(), rows["day"].to_numpy()
+    other_user = np.r_[True, np.diff(users) != 0]
+    starts = np.flatnonzero(other_user | np.r_[True, np.diff(day) != 0])  # (D,) rows where a user-day begins
+    user_day = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(day)]))  # (R,)
+    known = np.flatnonzero((query >= 0) & (day < prepared.validation_day))
+    pair = (users if only_new else user_day)[known] * np.int64(len(asked.dictionary)) + query[known]
+    targets = known[np.sort(np.unique(pair, return_index=True)[1])]  # the first row of each
+    days, places = np.unique(user_day[targets], return_index=True)
+    first = np.flatnonzero(other_user)[np.cumsum(other_user)[starts[days]] - 1]  # of each day's user
+    lists = pa.ListArray.from_arrays(
+        pa.array(np.r_[places, len(targets)], pa.int32()), asked.dictionary.take(pa.array(query[targets]))
+    )
+    table = rows.select(["user_id", "ts", "day"]).take(pa.array(starts[days])).rename_columns({"ts": "cut"})
+    table = table.append_column("first_row", pa.array(first))
+    table = table.append_column("n_before", pa.array(starts[days] - first)).append_column("targets", lists)
+    table = table.take(pa.array(np.argsort(day[starts[days]], kind="stable")))
+    return table.add_column(0, "sample_id", pa.array(np.arange(table.num_rows)))
 
 
 def latest(samples: pa.Table, rows: pa.Table, end_day: int, n: int) -> pa.Table:

@@ -1,8 +1,9 @@
-"""The ranker of bootstrap mode: gradient-boosted trees over what the log says about a (moment, query) pair.
+"""The ranker: gradient-boosted trees over what the log says about a (moment, query) pair.
 
 It orders the labels of IL-SFT (method.md section 3: without exposures, the ranker is a model of our own,
 trained on the next queries against candidates of other channels) and the favourites in the prompt, and is a
-row of the table on its own.
+row of the table on its own. With exposures, too, it learns from what was searched for: clicks on the few
+hints that were shown say less of what a shopper wants next.
 """
 
 import hashlib
@@ -22,7 +23,7 @@ from aigq.errors import StageError
 from aigq.prepared import Moment, Prepared
 from aigq.recall.channel import Hint
 from aigq.recall.features import FEATURES, FeatureMaker, Pairs
-from aigq.recall.histories import batches, latest
+from aigq.recall.histories import batches, latest, training_samples
 from aigq.tables import BEHAVIOURS
 
 _MOMENTS_AT_ONCE = 512
@@ -32,8 +33,8 @@ _OWN = FEATURES.index("own_count")
 class Ranker:
     """LightGBM over `features.FEATURES`. Each pair of a sample weighs 1 / the sample's targets.
 
-    It is trained on the latest training samples. For their features, similarities are learned from behaviours
-    before the first of them, so that a target never explains itself.
+    It is trained on the latest of `training_samples`. For their features, similarities are learned from
+    behaviours before the first of them, so that a target never explains itself.
 
     Args:
         config: size of the model and of its training set.
@@ -74,7 +75,7 @@ class Ranker:
         import lightgbm
 
         rows = prepared.training_rows()
-        samples = prepared.split("train")
+        samples = training_samples(prepared, only_new=self._only_new)
         samples = samples.filter(pc.greater(samples["n_before"], 0))
         samples = latest(samples, rows, prepared.validation_day, self._config.max_samples)
         if not samples.num_rows:
