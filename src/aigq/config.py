@@ -135,6 +135,11 @@ class PromptConfig(Section):
         description="leave out of the trend what fewer than k users had issued in training: a small model "
         "copies by place, and a query younger than its vocabulary, of several tokens, moves all the others",
     )
+    together: bool = Field(
+        False,
+        description="favourites and trend as one list in the ranker's order for the shopper, as long as "
+        "`favourites` says, also where the shopper has few of their own; without what `trending_known` names",
+    )
 
 
 class DecodingConfig(Section):

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from datetime import date
 
 from hypothesis import given
@@ -52,6 +53,12 @@ def test_every_special_token_of_a_compressed_prompt_is_declared():
     ]
     assert used
     assert set(used) <= declared
+
+
+def test_favourites_and_trend_in_one_list():
+    parts = replace(PARTS, together=["egg nog", "whole milk"])
+    assert flat(compressed(parts)).endswith("phone case;;<favourites>egg nog;;whole milk;;<queries>")
+    assert flat(verbose(parts)).endswith("Most frequent queries: egg nog;;whole milk;;\nQueries: ")
 
 
 def test_verbose_prompt_names_index_time_behaviour_and_content():

@@ -154,3 +154,15 @@ def test_the_trend_in_the_shoppers_order(prepared: Prepared) -> None:
     listed = [hint.query for hint in ranker.recommend([snow], 1000)[0]]
     assert mine == [query for query in listed if query in set(everybodys)]
     assert mine != everybodys
+
+
+def test_own_queries_and_trend_in_one_list(prepared: Prepared) -> None:
+    ranker = make()
+    ranker.fit(prepared)
+    snow, nobody = moment(prepared, (1, "sled"), (1, "a secret of mine")), moment(prepared)
+    both = ranker.own_and_trending([snow, nobody])
+    for who, queries in zip((snow, nobody), both, strict=True):
+        (own,), (trend,) = ranker.own([who]), ranker.trending([who])
+        listed = [hint.query for hint in ranker.recommend([who], 1000)[0]]
+        assert queries == [query for query in listed if query in {*own, *trend}]
+    assert sorted(both[0]) == sorted(both[1])

@@ -17,6 +17,7 @@ from aigq.models import generator
 from aigq.models.decoding import QueryTree
 from aigq.models.vocabulary import Vocabulary
 from aigq.recall.direct import prompt_writer
+from aigq.recall.ranker import Ranker
 from aigq.tables import USERS
 from aigq.training.materials import _start, between, fingerprint_of, subset
 
@@ -148,6 +149,28 @@ def test_a_query_younger_than_training_is_left_out_of_the_trend(prepared, tmp_pa
     longest = trend(False, 100)
     assert young + ";;" in longest
     assert trend(True) == [query for query in longest if query != young + ";;"][:6]
+
+
+def test_with_one_list_every_shopper_is_told_as_many_queries(prepared, tmp_path):
+    pytest.importorskip("lightgbm")
+    young = "sled"
+    shop = replace(prepared, queries=prepared.queries.filter(pc.not_equal(prepared.queries["query"], young)))
+    config = settings()
+    update = {"favourites": 4, "trending": 0, "trending_known": True, "together": True}
+    prompt = config.prompt.model_copy(update=update)
+    writer = prompt_writer(config.model_copy(update={"prompt": prompt}), tmp_path, shop)
+    moments = shop.moments(shop.split("test"))
+    moments.append(replace(moments[-1], history=moments[-1].history.slice(0, 0)))
+    ranker = Ranker.of(config, tmp_path)
+    ranker.fit(shop)
+    for moment, parts, listed in zip(
+        moments, writer.parts(moments), ranker.own_and_trending(moments), strict=True
+    ):
+        assert parts.together == [query for query in listed if query != young][:4]
+        issued = set(moment.history["query"].to_pylist())
+        assert [q for q in parts.together if q in issued] == parts.favourites
+        assert [q for q in parts.together if q not in issued] == parts.trending
+    assert any(parts.favourites for parts in writer.parts(moments))
 
 
 def from_start(folder, **prompt):

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -57,6 +57,7 @@ MONTHS = tuple(
     ]
 )
 _EPOCH = date(1970, 1, 1)
+_TITLES = {"trending": "Trending in the shop", "favourites": "Most frequent queries"}
 _DAY_STEPS = (0, 1, 2, 3, 4, 5, 6, 7, 14, 21, 28, 60, 90, 180, 365)
 
 
@@ -70,13 +71,17 @@ class Behaviour(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptParts:
-    """Everything a prompt may say about one moment; behaviours are oldest first."""
+    """Everything a prompt may say about one moment; behaviours are oldest first.
+
+    `together` is the order of favourites and trend in one list; empty: each is a list of its own.
+    """
 
     behaviours: Sequence[Behaviour]
     profile: Sequence[tuple[str, str]] = ()
     favourites: Sequence[str] = ()
     trending: Sequence[str] = ()
     day: int | None = None
+    together: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -134,10 +139,8 @@ def compressed(parts: PromptParts) -> Pieces:
         [f"<{n - i}>", time_token(b.days_ago), ACTION_TOKENS[b.action], clean(b.text) + SEPARATOR]
         for i, b in enumerate(parts.behaviours)
     ]
-    if parts.trending:
-        tail += ["<trending>", *(clean(q) + SEPARATOR for q in parts.trending)]
-    if parts.favourites:
-        tail += ["<favourites>", *(clean(q) + SEPARATOR for q in parts.favourites)]
+    for name, queries in _lists(parts):
+        tail += [f"<{name}>", *(clean(q) + SEPARATOR for q in queries)]
     return Pieces([*head, "<behaviours>"], records, [*tail, "<queries>"])
 
 
@@ -158,13 +161,19 @@ def verbose(parts: PromptParts) -> Pieces:
         ]
         for i, b in enumerate(parts.behaviours)
     ]
-    if parts.trending:
-        tail += ["\nTrending in the shop: ", *(clean(q) + SEPARATOR for q in parts.trending)]
-    if parts.favourites:
-        tail += ["\nMost frequent queries: ", *(clean(q) + SEPARATOR for q in parts.favourites)]
+    for name, queries in _lists(parts):
+        tail += [f"\n{_TITLES[name]}: ", *(clean(q) + SEPARATOR for q in queries)]
     return Pieces(
         [*head, "Behaviours: index | time | behaviour | content\n"], records, [*tail, "\nQueries: "]
     )
+
+
+def _lists(parts: PromptParts) -> list[tuple[str, Sequence[str]]]:
+    """The lists of queries that a prompt ends with, by the name of their section."""
+    if parts.together:
+        return [("favourites", parts.together)]
+    both = (("trending", parts.trending), ("favourites", parts.favourites))
+    return [(name, queries) for name, queries in both if queries]
 
 
 class PromptWriter:
@@ -176,6 +185,7 @@ class PromptWriter:
         trend: what the shop is looking for at each moment, best first and no more than the prompt tells,
             counted on earlier days.
         own: each moment's own queries, best first; default: by decayed frequency.
+        together: own ones and trend of each moment in one list; None: they are lists of their own.
     """
 
     def __init__(
@@ -184,12 +194,15 @@ class PromptWriter:
         profiles: dict[str, dict[str, str]],
         trend: Trend,
         own: Own | None = None,
+        together: Trend | None = None,
     ) -> None:
-        self._config, self._profiles, self._trend = config, profiles, trend
+        self._config, self._profiles, self._trend, self._together = config, profiles, trend, together
         self._own = own or by_frequency(config.favourites_half_life_days)
 
     def parts(self, moments: Sequence[Moment]) -> list[PromptParts]:
         """The parts of each moment's prompt."""
+        if self._together is not None:
+            return [self._joined(*about) for about in zip(moments, self._together(moments), strict=True)]
         own = self._own(moments) if self._config.favourites else [[]] * len(moments)
         top = self._trend(moments) if self._config.trending else [[]] * len(moments)
         return [self._parts(*about) for about in zip(moments, own, top, strict=True)]
@@ -201,6 +214,12 @@ class PromptWriter:
     def styled(self, parts: PromptParts) -> Pieces:
         """A prompt in the configured style."""
         return (compressed if self._config.style == "compressed" else verbose)(parts)
+
+    def _joined(self, moment: Moment, queries: Sequence[str]) -> PromptParts:
+        issued = set(moment.history["query"].unique().to_pylist())
+        own = [query for query in queries if query in issued]
+        trend = [query for query in queries if query not in issued]
+        return replace(self._parts(moment, own, trend), together=queries)
 
     def _parts(self, moment: Moment, own: Sequence[str], top: Sequence[str]) -> PromptParts:
         config = self._config

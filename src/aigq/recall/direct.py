@@ -25,33 +25,36 @@ def prompt_writer(config: Config, run: Path, prepared: Prepared) -> PromptWriter
         UsageError: the ranker of new queries shall order the shopper's own ones.
     """
     prompt, k_users = config.prompt, config.samples.k_users
-    if prompt.favourites_by == "ranker" and config.samples.only_new:
+    if prompt.favourites_by == "ranker" and not prompt.together and config.samples.only_new:
         raise UsageError(
             "prompt.favourites_by=ranker: with samples.targets=new it knows no own queries; use frequency"
         )
+    profiles = shared_profiles(prepared, prompt.profile, k_users)
     counts = CausalCounts(prepared.query_days, prompt.trending_half_life_days)
     known = set(prepared.shared_queries(k_users)["query"].to_pylist()) if prompt.trending_known else None
     enough = prompt.trending if known is None else len(counts.queries)
 
-    def kept(top: Iterable[str]) -> list[str]:
-        return list(islice((q for q in top if known is None or q in known), prompt.trending))
+    def kept(top: Iterable[str], most: int = prompt.trending) -> list[str]:
+        return list(islice((q for q in top if known is None or q in known), most))
 
     trend = by_day(lambda day: kept(query for query, _ in counts.top(day, enough, k_users)))
-    own = None
-    if prompt.trending_by != "issues" or prompt.favourites_by == "ranker":
-        ranker = Ranker.of(config, run)
-        ranker.fit(prepared)
-        if prompt.trending_by == "ranker":
-            trend = by_day(lambda day: kept(ranker.trend(day)))
-        elif prompt.trending_by == "shopper":
+    if not (prompt.together or prompt.trending_by != "issues" or prompt.favourites_by == "ranker"):
+        return PromptWriter(prompt, profiles, trend)
+    ranker = Ranker.of(config, run)
+    ranker.fit(prepared)
 
-            def for_shopper(moments: Sequence[Moment]) -> list[list[str]]:
-                return [kept(top) for top in ranker.trending(moments)]
+    def for_shopper(moments: Sequence[Moment]) -> list[list[str]]:
+        return [kept(top) for top in ranker.trending(moments)]
 
-            trend = for_shopper
-        own = ranker.own if prompt.favourites_by == "ranker" else None
-    profiles = shared_profiles(prepared, prompt.profile, k_users)
-    return PromptWriter(prompt, profiles, trend, own)
+    def together(moments: Sequence[Moment]) -> list[list[str]]:
+        return [kept(both, prompt.favourites) for both in ranker.own_and_trending(moments)]
+
+    if prompt.trending_by == "ranker":
+        trend = by_day(lambda day: kept(ranker.trend(day)))
+    elif prompt.trending_by == "shopper":
+        trend = for_shopper
+    own = ranker.own if prompt.favourites_by == "ranker" else None
+    return PromptWriter(prompt, profiles, trend, own, together if prompt.together else None)
 
 
 class DirectGenerator:

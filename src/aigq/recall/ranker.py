@@ -110,6 +110,10 @@ class Ranker:
         """The shop's top queries of the days before each moment, the shopper's most likely next one first."""
         return self._ordered(moments, lambda pairs: pairs.popular)
 
+    def own_and_trending(self, moments: Sequence[Moment]) -> list[list[str]]:
+        """Both in one list, the shopper's most likely next one first."""
+        return self._ordered(moments, lambda pairs: pairs.popular | (pairs.values[:, _OWN] > 0))
+
     def trend(self, day: int) -> list[str]:
         """The same for a day and a shopper of whom nothing is known."""
         start = np.datetime64(day, "D").astype("datetime64[us]")
