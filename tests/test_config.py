@@ -43,6 +43,7 @@ def test_dump_is_a_config_that_means_the_same(minimal, tmp_path):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("prompt.together=true", "prompt.favourites says how long that list is"),
         ("sft.epoch=3", "unknown key sft.epoch; did you mean epochs?"),
         ("sftt.epochs=3", "unknown key sftt; did you mean sft?"),
         (

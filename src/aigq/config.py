@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import yaml
-from pydantic import BaseModel, Field, PositiveInt, ValidationError, field_validator
+from pydantic import BaseModel, Field, PositiveInt, ValidationError, ValidationInfo, field_validator
 
 from aigq.config_base import Section
 from aigq.config_recall import ChannelsConfig
@@ -138,8 +138,16 @@ class PromptConfig(Section):
     together: bool = Field(
         False,
         description="favourites and trend as one list in the ranker's order for the shopper, as long as "
-        "`favourites` says, also where the shopper has few of their own; without what `trending_known` names",
+        "`favourites` says, also where the shopper has few of their own; without what `trending_known` names. The "
+        "other keys of the two are not read then",
     )
+
+    @field_validator("together")
+    @classmethod
+    def _has_a_length(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and not info.data.get("favourites"):
+            raise ValueError("prompt.favourites says how long that list is; give it a number such as 40")
+        return value
 
 
 class DecodingConfig(Section):
