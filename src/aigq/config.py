@@ -138,8 +138,8 @@ class PromptConfig(Section):
     together: bool = Field(
         False,
         description="favourites and trend as one list in the ranker's order for the shopper, as long as "
-        "`favourites` says, also where the shopper has few of their own; without what `trending_known` names. "
-        "The other keys of the two are not read then",
+        "`favourites` says, also where the shopper has few of their own; of the other keys of the two only "
+        "`trending_known` counts then, for all of it",
     )
 
     @field_validator("together")
