@@ -37,7 +37,7 @@ GAMES = [
 SMALL = {
     "split": {"validation_from": "2011-09-05", "test_from": "2011-09-15"},
     "samples": {"unit": "next_query", "k_users": 2, "list_length": 5},
-    "prompt": {"budget_tokens": 96, "max_behaviours": 8},
+    "prompt": {"budget_tokens": 96, "max_behaviours": 8, "favourites": 6, "together": True},
     "generator": {
         "vocab_size": 300,
         "hidden_size": 32,
