@@ -26,6 +26,10 @@ class Moment:
     day: int
     history: pa.Table
 
+    def issued(self) -> set[str]:
+        """All queries of the history: what a list of new queries may not name."""
+        return {*self.history["query"].unique().to_pylist()} - {None}
+
 
 @dataclass(frozen=True)
 class Prepared:

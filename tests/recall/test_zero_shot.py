@@ -18,7 +18,7 @@ from aigq.prepared import Prepared
 from aigq.recall.answers import MAX_QUERY_CHARACTERS, content_key, parse_queries
 from aigq.recall.channel import RowMissing
 from aigq.recall.llm import LlmClient, NoAnswer
-from aigq.recall.only_new import OnlyNew, issued
+from aigq.recall.only_new import OnlyNew
 from aigq.recall.zero_shot import ZeroShot, prompt_of
 
 pytest.importorskip("openai")
@@ -313,7 +313,7 @@ def test_a_shopper_is_asked_the_same_whoever_else_is_asked(
     """Rows `:new` ask for as many more queries as the longest history of their batch knows."""
     known = [m for m in prepared.moments(prepared.split("test")) if m.history.num_rows][:4]
     moments = [replace(m, history=m.history.slice(0, i + 1)) for i, m in enumerate(known)]
-    assert len({len(issued(moment)) for moment in moments}) > 1
+    assert len({len(moment.issued()) for moment in moments}) > 1
     channel = OnlyNew(make(endpoint, tmp_path))
     channel.fit(prepared)
     together = channel.recommend(moments, 5)

@@ -19,7 +19,6 @@ from aigq.errors import UsageError
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import Prepared
 from aigq.recall.direct import prompt_writer
-from aigq.recall.only_new import issued
 from aigq.recall.ranker import Ranker
 from aigq.samples.prepare import prepare
 from aigq.tables import EVENTS
@@ -72,7 +71,7 @@ def test_only_queries_that_the_shopper_never_issued_are_targets(run):
     for sample, moment in zip(prepared.samples.to_pylist(), prepared.moments(prepared.samples), strict=True):
         assert all(sample["novel"])
         assert sample["targets"]
-        assert not issued(moment) & set(sample["targets"])
+        assert not moment.issued() & set(sample["targets"])
 
 
 def test_the_ranker_proposes_nothing_of_the_history(run):
@@ -81,7 +80,7 @@ def test_the_ranker_proposes_nothing_of_the_history(run):
     ranker.fit(prepared)
     moments = prepared.moments(prepared.split("test"))
     for moment, hints in zip(moments, ranker.recommend(moments, 100), strict=True):
-        left = set(POOL) - issued(moment)
+        left = set(POOL) - moment.issued()
         assert {hint.query for hint in hints} <= left
     assert any(ranker.recommend(moments, 100))
     assert ranker.trending(moments) == [[h.query for h in hints] for hints in ranker.recommend(moments, 100)]
@@ -117,7 +116,7 @@ def test_what_is_learned_from_and_written_is_new(run, tmp_path):
 
     truth = json.loads((tmp_path / "valid.json").read_text())
     shoppers = prepared.moments(prepared.split("valid"))
-    assert [set(queries) for queries in truth["issued"]] == [issued(moment) for moment in shoppers]
+    assert [set(queries) for queries in truth["issued"]] == [moment.issued() for moment in shoppers]
     with pytest.MonkeyPatch.context() as patch:
         from aigq.models import generator
         from aigq.training import validation

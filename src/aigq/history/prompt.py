@@ -216,7 +216,7 @@ class PromptWriter:
         return (compressed if self._config.style == "compressed" else verbose)(parts)
 
     def _joined(self, moment: Moment, queries: Sequence[str]) -> PromptParts:
-        issued = set(moment.history["query"].unique().to_pylist())
+        issued = moment.issued()
         own = [query for query in queries if query in issued]
         trend = [query for query in queries if query not in issued]
         return replace(self._parts(moment, own, trend), together=queries)

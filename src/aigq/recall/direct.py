@@ -14,7 +14,6 @@ from aigq.models.decoding import QueryTree, Trees, generate_lists
 from aigq.models.vocabulary import Vocabulary
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.recall.channel import Hint
-from aigq.recall.only_new import issued
 from aigq.recall.ranker import Ranker
 
 
@@ -118,7 +117,7 @@ class DirectGenerator:
 
     def _known(self, moment: Moment) -> set[str]:
         """What the list may not name: with `only_new`, every query of the history."""
-        return issued(moment) if self._only_new else set()
+        return moment.issued() if self._only_new else set()
 
     def _trees_of(self, moments: Sequence[Moment]) -> dict[int, QueryTree]:
         """The tree of each day."""

@@ -11,11 +11,6 @@ from aigq.recall.channel import Hint, RecallChannel
 from aigq.systems import NEW
 
 
-def issued(moment: Moment) -> set[str]:
-    """All queries of a history: what a list of new queries may not name."""
-    return {*moment.history["query"].unique().to_pylist()} - {None}
-
-
 class OnlyNew:
     """Asks a channel for more and drops the shopper's own queries, so that n new ones remain.
 
@@ -33,7 +28,7 @@ class OnlyNew:
 
     def recommend(self, moments: Sequence[Moment], n: int) -> list[list[Hint]]:
         """At most n hints for each moment, none of them a query of its history."""
-        known = [issued(moment) for moment in moments]
+        known = [moment.issued() for moment in moments]
         if n <= 0 or not known:
             return [[] for _ in moments]
         longest = n + max(map(len, known))

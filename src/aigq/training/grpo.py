@@ -25,7 +25,6 @@ from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note, task
 from aigq.recall.ctr_scorer import ClickModel
 from aigq.recall.direct import prompt_writer
-from aigq.recall.only_new import issued
 from aigq.samples.labels import Label
 from aigq.systems import GRPO, thinks
 from aigq.training import checkpoints, il_grpo, loop, memory, rewards, sharding
@@ -156,7 +155,7 @@ def make_task(
     counts = CausalCounts(prepared.query_days, None)
     trees = Trees(vocabulary).by_day({day: counts.servable(day, k) for day in {m.day for m in moments}})
     ids = [prompt for prompt, _ in encoded]
-    barred = [issued(m) for m in moments] if config.samples.only_new else []
+    barred = [m.issued() for m in moments] if config.samples.only_new else []
     return il_grpo.Task(ids, [trees[m.day] for m in moments], judge, prepared.category_of, form, barred)
 
 

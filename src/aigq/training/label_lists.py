@@ -9,7 +9,6 @@ import pyarrow as pa
 from aigq.config import Config
 from aigq.prepared import Moment, Prepared
 from aigq.recall import build_channel
-from aigq.recall.only_new import issued
 from aigq.samples.labels import Label, fuse, log_order_labels, ranked_labels
 from aigq.training.thoughts import searches_later
 
@@ -32,7 +31,7 @@ def rankings(config: Config, run: Path, prepared: Prepared, moments: Sequence[Mo
 
 def may_name(config: Config, allowed: set[str], moment: Moment) -> set[str]:
     """What lists of a moment may name: `allowed`, where they discover without the shopper's own queries."""
-    return allowed - issued(moment) if config.samples.only_new else allowed
+    return allowed - moment.issued() if config.samples.only_new else allowed
 
 
 def training_samples(config: Config, prepared: Prepared, *, think: bool) -> pa.Table:

@@ -35,7 +35,6 @@ from aigq.models.vocabulary import Vocabulary, train_tokenizer
 from aigq.prepared import CausalCounts, Moment, Prepared
 from aigq.progress import note
 from aigq.recall.direct import prompt_writer
-from aigq.recall.only_new import issued
 from aigq.samples.labels import Label, ranked_labels
 from aigq.systems import CTR
 from aigq.tables import contents
@@ -157,7 +156,7 @@ def _write_valid(maker: _Maker, valid: pa.Table) -> None:
         "length": config.samples.list_length,
     }
     if config.samples.only_new:
-        truth["issued"] = [sorted(issued(moment)) for moment in read.moments]
+        truth["issued"] = [sorted(moment.issued()) for moment in read.moments]
     if maker.thinker is not None:
         truth["behaviours"], truth["think"] = read.behaviours, config.think.model_dump(mode="json")
     (maker.folder / "valid.json").write_text(json.dumps(truth, ensure_ascii=False), encoding="utf-8")
