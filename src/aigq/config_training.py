@@ -224,6 +224,9 @@ class ThinkConfig(Section):
         description="share of those lists whose queries swap names, which leaves nothing to link them to "
         "behaviours; null: as in sft",
     )
+    imitation_learning_rate: float | None = Field(
+        None, gt=0, description="learning_rate of that imitation; null: as in sft"
+    )
     max_steps: int | None = Field(None, ge=1, description="steps on the labels; null: as in sft")
     learning_rate: float = Field(5e-4, gt=0, description="on the labels: more is new than for Direct")
 

@@ -54,9 +54,12 @@ def test_think_may_imitate_in_its_own_form_after_direct(row):
     sft = variant(some, row).sft
     assert (sft.imitation_epochs, sft.imitation_max_steps) == (2, 20)
     assert sft.imitation_renamed == some.sft.imitation_renamed == 0.5
-    bare = parse({**SHOP, "think": {"imitation_max_steps": 20, "imitation_renamed": 0}})
-    assert variant(bare, row).sft.imitation_renamed == 0
-    assert variant(bare, "direct_il_sft").sft.imitation_renamed == 0.5
+    own = {"imitation_max_steps": 20, "imitation_renamed": 0, "imitation_learning_rate": 7e-4}
+    bare = parse({**SHOP, "think": own})
+    for system, share, rate in ((row, 0, 7e-4), ("direct_il_sft", 0.5, 2e-3)):
+        changed = variant(bare, system).sft
+        assert (changed.imitation_renamed, changed.imitation_learning_rate) == (share, rate)
+    assert sft.imitation_learning_rate == 2e-3
 
 
 def test_a_click_model_that_orders_labels_is_trained_before_them():

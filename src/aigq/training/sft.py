@@ -43,8 +43,9 @@ def variant(config: Config, system: str) -> Config:
     if system in THINK:
         think, sft = config.think, config.sft
         changes: dict[str, Any] = {"learning_rate": think.learning_rate}
-        if think.imitation_renamed is not None:
-            changes["imitation_renamed"] = think.imitation_renamed
+        for key in ("imitation_renamed", "imitation_learning_rate"):
+            if getattr(think, key) is not None:
+                changes[key] = getattr(think, key)
         changes["max_steps"] = think.max_steps or sft.max_steps
         if system in FROM_DIRECT and think.from_direct:
             changes["imitation_max_steps"] = think.imitation_max_steps
