@@ -223,6 +223,23 @@ def test_materials_are_those_of_a_language_model_that_orders_labels(tmp_path, ra
     assert (key("one") == key("other")) is same
 
 
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [
+        ({"imitation_max_steps": 50, "imitation_learning_rate": 7e-4}, True),
+        ({"max_steps": 5, "learning_rate": 1e-4}, True),
+        ({"links": 1}, False),
+        ({"without_rationale": 0.2}, False),
+    ],
+)
+def test_materials_of_think_do_not_change_with_steps_and_rates(tmp_path, changed, same):
+    def key(**think):
+        chosen = {"from_direct": False, "imitation_max_steps": 40, **think}
+        return fingerprint_of(parse(settings().model_dump() | {"think": chosen}), tmp_path, think=True)
+
+    assert (key() == key(**changed)) is same
+
+
 @pytest.mark.parametrize("what", ["nothing", "no vocabulary", "another vocabulary", "half of the weights"])
 def test_a_start_that_does_not_fit_is_refused(prepared, tmp_path, what):
     shop, before = neighbours(prepared, 0), tmp_path / "before"

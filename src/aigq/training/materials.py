@@ -322,6 +322,9 @@ _READ = (
     "eval_samples",
 )
 
+_UNREAD = {"imitation_max_steps", "imitation_learning_rate", "max_steps", "learning_rate"}
+"""Of `think`: what steers the training alone."""
+
 
 def fingerprint_of(config: Config, run: Path, *, think: bool = False) -> str:
     """Hash of all that `make_materials` reads."""
@@ -340,8 +343,9 @@ def fingerprint_of(config: Config, run: Path, *, think: bool = False) -> str:
     if config.generator.start is not None:
         parts["start"] = hash_of_weights(config.generator.start)
     if think:
-        asked = {"llms": config.think.llms()}
-        parts["think"] = config.model_dump(mode="json", include={"think": True, "channels": asked})
+        parts["think"] = config.think.model_dump(mode="json", exclude=_UNREAD)
+        asked = {"channels": {"llms": config.think.llms()}}
+        parts["teachers"] = config.model_dump(mode="json", include=asked)
         if config.think.from_direct:
             parts["start"] = hash_of_weights(direct_start(run)[0])
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
